@@ -1,0 +1,1 @@
+"""The endpoint picker service. Rooms and what each may import: ARCHITECTURE.md."""

@@ -1,0 +1,1 @@
+"""Latency prediction for model servers. Does not import epp."""
