@@ -1,0 +1,251 @@
+"""Every extension point, in the order in which a request meets them.
+
+A plugin is a class with a `type` (the name used in configuration files), an optional `Params` struct, and the methods of
+the points it fills; one class may fill several. It is made once per configuration with its parameters and a `Handle`.
+Methods are called on the event loop: they must not block. Those that may wait return an awaitable instead of a value.
+
+A plugin that raises costs its own contribution, a log line and a counter, never the request, except where refusing is its
+contract (Parser, RequestHeaderProcessor, Admitter, PreRequest, and RequestError from a ProfileHandler).
+"""
+
+from __future__ import annotations
+
+import builtins
+import logging
+import random
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Protocol
+
+import msgspec
+
+from epp.api.endpoint import Endpoint
+from epp.api.fleet import Candidates, Fleet, Floats, Mask
+from epp.api.request import Payload, ProfileResult, Request, Response, SchedulingResult, Usage
+
+
+class NoParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """For plugins without parameters."""
+
+
+class Metric(Protocol):
+    """A counter, gauge or histogram; `labels` gives the child for these label values."""
+
+    def labels(self, *values: str) -> Metric: ...
+    def inc(self, amount: float = 1) -> None: ...
+    def dec(self, amount: float = 1) -> None: ...
+    def set(self, value: float) -> None: ...
+    def observe(self, amount: float) -> None: ...
+
+
+class Metrics(Protocol):
+    """Makes metrics. Asking twice for the same name gives the same metric."""
+
+    def counter(self, name: str, documentation: str, labels: Sequence[str] = ()) -> Metric: ...
+    def gauge(self, name: str, documentation: str, labels: Sequence[str] = ()) -> Metric: ...
+    def histogram(
+        self, name: str, documentation: str, labels: Sequence[str] = (), *, buckets: Sequence[float] = ()
+    ) -> Metric: ...
+
+
+class Handle(msgspec.Struct, frozen=True):
+    """What the service lends to a plugin. Tests pass their own clock and random source."""
+
+    name: str  # the instance's name in the configuration
+    fleet: Fleet
+    clock: Callable[[], float]  # seconds, monotonic
+    random: random.Random
+    log: logging.Logger
+    metrics: Metrics
+    pool_name: str = ""
+
+
+class Plugin:
+    """Base of all plugins."""
+
+    type: ClassVar[str]
+    Params: ClassVar[builtins.type[msgspec.Struct]] = NoParams
+    experimental: ClassVar[bool] = False
+
+    def __init__(self, params: Any, handle: Handle) -> None:
+        self.params = params
+        self.handle = handle
+        self.name = handle.name
+
+    def produces(self) -> Sequence[str]:
+        """Data keys (`epp.api.data.data_key`) that this plugin publishes."""
+        return ()
+
+    def consumes(self) -> Sequence[str]:
+        """Data keys that this plugin reads. A missing producer is created where a default one exists."""
+        return ()
+
+
+# --- reading the request -------------------------------------------------------------------------------------------------
+
+
+class UsageReader(Protocol):
+    """Reads token usage from one response, chunk by chunk."""
+
+    def feed(self, chunk: bytes) -> None:
+        """Take the next bytes of the body, in any split. Never raises on malformed content."""
+        ...
+
+    def finish(self) -> Usage | None:
+        """The usage found, after the last chunk (or at any time: what has been found so far)."""
+        ...
+
+
+class Parser(Plugin):
+    """Understands request bodies of some paths, and the token usage in their responses."""
+
+    def paths(self) -> Sequence[str]:
+        """Path suffixes that this parser claims (`chat/completions`); none at all: a fallback for every path."""
+        return ()
+
+    def parse_request(self, path: str, headers: Mapping[str, str], body: bytes) -> Payload:
+        """Raises RequestError (BAD_REQUEST) when the body is not valid. `path` has no query and no trailing slash."""
+        raise NotImplementedError
+
+    def usage_reader(self, request: Request, response: Response) -> UsageReader | None:
+        """A reader for this response, or None when it holds no usage. Called once, at the response headers."""
+        return None
+
+    def restore_model(self, body: bytes, *, sent: str, asked: str) -> bytes:
+        """`body` (a whole JSON response, or one or more whole SSE events) naming model `asked` where it named `sent`."""
+        return body
+
+
+class RequestHeaderProcessor(Plugin):
+    """Sees the request after its objective is known and before admission. RequestError refuses it."""
+
+    def process_request_header(self, request: Request) -> None:
+        raise NotImplementedError
+
+
+# --- before scheduling ---------------------------------------------------------------------------------------------------
+
+
+class SaturationDetector(Plugin):
+    """Says how full a set of endpoints is."""
+
+    def saturation(self, candidates: Candidates) -> float:
+        """0 idle, 1 full, more when overloaded; 1 for no candidates."""
+        raise NotImplementedError
+
+
+class Screener(Plugin):
+    """Narrows the candidates of the whole request. All screeners see the same candidates; their choices are intersected."""
+
+    def screen(self, request: Request, candidates: Candidates) -> Mask | Sequence[bool]:
+        """One truth value per candidate, same order: may it stay."""
+        raise NotImplementedError
+
+
+class DataProducer(Plugin):
+    """Publishes data in `request.data` under the keys of `produces()`."""
+
+    timeout_s: ClassVar[float] = 0.4
+
+    def produce(self, request: Request, candidates: Candidates) -> Awaitable[None] | None:
+        raise NotImplementedError
+
+
+class Admitter(Plugin):
+    """Refuses requests (RequestError) once all data about them are there."""
+
+    def admit(self, request: Request, candidates: Candidates) -> Awaitable[None] | None:
+        raise NotImplementedError
+
+
+# --- scheduling ----------------------------------------------------------------------------------------------------------
+
+
+class ProfileHandler(Plugin):
+    """Decides which profiles run for a request, and which of their results is the destination."""
+
+    def check_profiles(self, names: Sequence[str]) -> None:
+        """Raises ConfigError when this handler cannot work with the configured profiles."""
+
+    def pick_profiles(self, request: Request, results: Mapping[str, ProfileResult | None]) -> Iterable[str]:
+        """Names of the profiles to run next, given the results so far (None: ran and found nothing). None left ends it."""
+        raise NotImplementedError
+
+    def process_results(self, request: Request, results: Mapping[str, ProfileResult | None]) -> SchedulingResult:
+        """The outcome. RequestError refuses the request."""
+        raise NotImplementedError
+
+
+class Filter(Plugin):
+    """Removes candidates within one profile."""
+
+    def keep(self, request: Request, candidates: Candidates) -> Mask | Sequence[bool]:
+        """One truth value per candidate, same order: may it stay."""
+        raise NotImplementedError
+
+
+class Scorer(Plugin):
+    """Rates candidates within one profile."""
+
+    def score(self, request: Request, candidates: Candidates) -> Floats | Sequence[float]:
+        """One number per candidate, same order, in [0, 1] (others are clipped), 1 best."""
+        raise NotImplementedError
+
+
+class Picker(Plugin):
+    """Chooses among the scored candidates of one profile."""
+
+    def pick(self, request: Request, candidates: Candidates, scores: Floats) -> Sequence[int]:
+        """Positions within `candidates`, the best first; never empty for at least one candidate."""
+        raise NotImplementedError
+
+
+# --- after scheduling ----------------------------------------------------------------------------------------------------
+
+
+class PreRequest(Plugin):
+    """Runs when the destination is known, in the same step as the decision. RequestError refuses the request."""
+
+    def pre_request(self, request: Request, result: SchedulingResult) -> None:
+        raise NotImplementedError
+
+
+class ResponseReceived(Plugin):
+    """Runs at the response headers."""
+
+    def response_received(self, request: Request, response: Response) -> None:
+        raise NotImplementedError
+
+
+class ResponseStreaming(Plugin):
+    """Runs at each piece of the response body, where the proxy sends response bodies."""
+
+    def response_chunk(self, request: Request, response: Response, chunk: bytes) -> None:
+        raise NotImplementedError
+
+
+class ResponseComplete(Plugin):
+    """Runs exactly once for each request that got a destination, however it ends: see `response.termination`."""
+
+    def response_complete(self, request: Request, response: Response) -> None:
+        raise NotImplementedError
+
+
+# --- endpoints and readiness ---------------------------------------------------------------------------------------------
+
+
+class EndpointListener(Plugin):
+    """Is told of endpoints that come and go."""
+
+    def endpoint_added(self, endpoint: Endpoint) -> None:
+        """`endpoint` has its row."""
+
+    def endpoint_removed(self, endpoint: Endpoint) -> None:
+        """Called before the row may be reused."""
+
+
+class StateDumper(Plugin):
+    """Shows its state on `/debug/plugins/state`."""
+
+    def dump_state(self) -> object:
+        """Anything that can be written as JSON."""
+        raise NotImplementedError

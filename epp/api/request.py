@@ -1,0 +1,192 @@
+"""What plugins see of one request and of its response."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from epp.api.endpoint import Endpoint
+from epp.api.fleet import Candidates, Floats
+
+
+class Prompt(msgspec.Struct, frozen=True):
+    """What a prefix cache sees of one prompt.
+
+    `data` is canonical text bytes (roles, texts and hashes of media in the order in which the model sees them), or token
+    ids as little-endian uint32 when `tokenized`. Equal prefixes of `data` mean equal prefixes of the model's input.
+    """
+
+    data: bytes
+    tokenized: bool = False
+
+    @property
+    def token_count(self) -> int:
+        """Tokens: exact when tokenized, else estimated at four bytes each, rounded up. Both are ceil(len / 4)."""
+        return (len(self.data) + 3) // 4
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Token counts that the model server reported. None where it did not."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    total_tokens: int | None = None
+    cached_tokens: int | None = None
+
+
+class Payload:
+    """What a parser understood of a request body. Parsers subclass it where the model name can be replaced."""
+
+    __slots__ = ("cache_salt", "max_output_tokens", "model", "prompts", "skip_response", "streaming")
+
+    def __init__(
+        self,
+        *,
+        model: str | None = None,
+        prompts: tuple[Prompt, ...] = (),
+        streaming: bool = False,
+        cache_salt: str = "",
+        max_output_tokens: int | None = None,
+        skip_response: bool = False,
+    ) -> None:
+        self.model = model  # None: this kind of body has no model name, or the client left it out where it may
+        self.prompts = prompts
+        self.streaming = streaming
+        self.cache_salt = cache_salt
+        self.max_output_tokens = max_output_tokens
+        self.skip_response = skip_response  # the response is of no interest: the conversation may end at once
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of all prompts, estimated as `Prompt.token_count` says."""
+        return sum(p.token_count for p in self.prompts)
+
+    def with_model(self, body: bytes, model: str) -> bytes:
+        """`body` with the model name replaced by `model`. Bodies without a model name come back unchanged."""
+        return body
+
+
+class Request:
+    """One request on its way to an endpoint. Plugins may read all of it and write `data`, `state` and `set_headers`.
+
+    Times are seconds of the handle's clock. `data` holds what data producers published, by `data_key`. `state` is scratch
+    space for a plugin's own use during the life of the request; use the plugin object as key.
+    """
+
+    __slots__ = (
+        "candidates",
+        "data",
+        "fairness_id",
+        "headers",
+        "id",
+        "incoming_model",
+        "method",
+        "model",
+        "objective",
+        "path",
+        "payload",
+        "priority",
+        "received_s",
+        "result",
+        "set_headers",
+        "size_bytes",
+        "state",
+    )
+
+    def __init__(self, id: str, headers: Mapping[str, str], *, received_s: float = 0.0) -> None:
+        self.id = id
+        self.headers = headers  # lower-case names; of repeated headers the last
+        self.method = headers.get(":method", "POST")
+        self.path = headers.get(":path", "")
+        self.received_s = received_s
+        self.payload = Payload()
+        self.size_bytes = 0
+        self.incoming_model = ""
+        self.model = ""  # what is sent on: the incoming model or its rewrite
+        self.objective = ""
+        self.priority = 0
+        self.fairness_id = ""
+        self.candidates: Candidates | None = None
+        self.result: SchedulingResult | None = None
+        self.data: dict[str, Any] = {}
+        self.state: dict[object, Any] = {}
+        self.set_headers: dict[str, str] = {}  # added to the request that goes upstream
+
+
+class Termination(enum.Enum):
+    """How a request ended."""
+
+    COMPLETE = "complete"
+    CLIENT_DISCONNECT = "client-disconnect"
+    ERROR = "error"
+    EVICTED = "evicted"
+
+
+class Response:
+    """One response as far as it has been seen. Times are seconds of the handle's clock, None until they happen."""
+
+    __slots__ = (
+        "body_seen",
+        "chunks",
+        "dynamic_metadata",
+        "ended_s",
+        "first_chunk_s",
+        "headers",
+        "last_chunk_s",
+        "served_endpoint",
+        "set_headers",
+        "size_bytes",
+        "started_s",
+        "status",
+        "streaming",
+        "termination",
+        "usage",
+    )
+
+    def __init__(self) -> None:
+        self.status = 0  # HTTP status, 0 before the headers
+        self.headers: Mapping[str, str] = {}
+        self.streaming = False
+        self.served_endpoint: str | None = None  # ip:port, as the proxy reports it
+        self.set_headers: dict[str, str] = {}  # added to the response that goes to the client
+        self.dynamic_metadata: dict[str, dict[str, Any]] = {}
+        self.body_seen = False  # the proxy sends response bodies
+        self.chunks = 0
+        self.size_bytes = 0
+        self.usage: Usage | None = None
+        self.started_s: float | None = None
+        self.first_chunk_s: float | None = None
+        self.last_chunk_s: float | None = None
+        self.ended_s: float | None = None
+        self.termination = Termination.COMPLETE
+
+
+class ProfileResult(msgspec.Struct, frozen=True):
+    """What one profile chose: `endpoints` in the picker's order, and every candidate's total score (same order)."""
+
+    endpoints: tuple[Endpoint, ...]
+    candidates: Candidates
+    scores: Floats
+
+
+class SchedulingResult(msgspec.Struct, frozen=True):
+    """Results by profile name (None where a profile found nothing) and the profile that decides the destination."""
+
+    profiles: Mapping[str, ProfileResult | None]
+    primary: str
+
+    @property
+    def target(self) -> Endpoint:
+        """The endpoint that is expected to serve the request."""
+        return self.endpoints[0]
+
+    @property
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """The destination list: the target, then those to retry on."""
+        result = self.profiles[self.primary]
+        if result is None or not result.endpoints:
+            raise LookupError(f"profile {self.primary!r} chose no endpoint")
+        return result.endpoints

@@ -1,0 +1,115 @@
+"""The pipeline: everything that a configuration decides about a request, as one immutable object.
+
+A reload builds another one and swaps one reference; a request ends on the pipeline it began with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from epp.api import (
+    Admitter,
+    Code,
+    DataProducer,
+    EndpointListener,
+    Parser,
+    Plugin,
+    PreRequest,
+    RequestError,
+    RequestHeaderProcessor,
+    ResponseComplete,
+    ResponseReceived,
+    ResponseStreaming,
+    SaturationDetector,
+    Screener,
+)
+from epp.scheduling.scheduler import Scheduler
+
+P = TypeVar("P", bound=Plugin)
+
+
+class ParserTable:
+    """Which parser reads which path: the longest matching suffix wins, a parser without paths takes the rest."""
+
+    __slots__ = ("_by_suffix", "fallback", "parsers")
+
+    def __init__(self, parsers: Sequence[Parser]) -> None:
+        self.parsers = tuple(parsers)
+        self.fallback: Parser | None = None
+        by_suffix: dict[str, Parser] = {}
+        for parser in parsers:
+            paths = parser.paths()
+            if not paths:
+                self.fallback = parser
+                break
+            for suffix in paths:
+                by_suffix.setdefault(suffix.strip("/"), parser)
+        self._by_suffix = sorted(by_suffix.items(), key=lambda item: -len(item[0]))
+
+    def find(self, path: str) -> Parser:
+        """The parser for `path` (query and trailing slash are ignored; empty means `/v1/completions`).
+
+        Raises RequestError (BAD_REQUEST) when no parser claims it.
+        """
+        bare = path.partition("?")[0].rstrip("/") or "/v1/completions"
+        for suffix, parser in self._by_suffix:
+            if bare.endswith(suffix) and (len(bare) == len(suffix) or bare[-len(suffix) - 1] == "/"):
+                return parser
+        if self.fallback is None:
+            raise RequestError(Code.BAD_REQUEST, f"no parser registered matching path suffix for: {path}")
+        return self.fallback
+
+
+class Pipeline:
+    """Plugins by extension point, each in configuration order (producers: providers before their consumers)."""
+
+    __slots__ = (
+        "admitters",
+        "config_hash",
+        "endpoint_listeners",
+        "parsers",
+        "plugins",
+        "pre_request",
+        "producers",
+        "request_header",
+        "response_complete",
+        "response_received",
+        "response_streaming",
+        "saturation_detector",
+        "scheduler",
+        "screeners",
+        "settings",
+    )
+
+    def __init__(
+        self,
+        *,
+        plugins: Mapping[str, Plugin],
+        producers: Sequence[DataProducer],
+        parsers: Sequence[Parser],
+        scheduler: Scheduler,
+        saturation_detector: SaturationDetector,
+        config_hash: str,
+        settings: Mapping[str, Any],
+    ) -> None:
+        self.plugins = dict(plugins)
+        self.producers = tuple(producers)
+        self.parsers = ParserTable(parsers)
+        self.scheduler = scheduler
+        self.saturation_detector = saturation_detector
+        self.config_hash = config_hash
+        self.settings = dict(settings)  # feature gates and sections that other rooms read
+        everyone = self.plugins.values()
+        self.request_header = _filling(RequestHeaderProcessor, everyone)
+        self.screeners = _filling(Screener, everyone)
+        self.admitters = _filling(Admitter, everyone)
+        self.pre_request = _filling(PreRequest, everyone)
+        self.response_received = _filling(ResponseReceived, everyone)
+        self.response_streaming = _filling(ResponseStreaming, everyone)
+        self.response_complete = _filling(ResponseComplete, everyone)
+        self.endpoint_listeners = _filling(EndpointListener, everyone)
+
+
+def _filling(point: type[P], plugins: Iterable[Plugin]) -> tuple[P, ...]:
+    return tuple(p for p in plugins if isinstance(p, point))
