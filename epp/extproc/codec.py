@@ -1,0 +1,179 @@
+"""Between protobuf messages and plain values: reads what Envoy sent, builds what it is told. No state, no decisions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
+
+from epp.api import Code, RequestError, headers
+from epp.extproc.exchange import Destination
+from epp.extproc.gen import ext_proc_pb2 as pb
+
+# The Go EPP's BodyByteLimit: below the 64 KiB that processing_mode.proto advises, with room for the message around it.
+BODY_CHUNK_BYTES: Final = 62_000
+
+_OVERWRITE: Final = pb.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
+
+# What a gRPC client is told; the HTTP status alone would be mapped by Envoy, which knows fewer codes.
+_GRPC_STATUS: Final[Mapping[Code, int]] = {
+    Code.BAD_REQUEST: 3,
+    Code.NOT_FOUND: 5,
+    Code.FORBIDDEN: 7,
+    Code.PAYLOAD_TOO_LARGE: 8,
+    Code.RESOURCE_EXHAUSTED: 8,
+    Code.PRECONDITION_FAILED: 9,
+    Code.UNSUPPORTED_MEDIA_TYPE: 12,
+    Code.INTERNAL: 13,
+    Code.SERVICE_UNAVAILABLE: 14,
+    Code.UNAUTHORIZED: 16,
+}
+
+
+def read_headers(header_map: pb.HeaderMap) -> dict[str, str]:
+    """Headers by lower-case name; of repeated ones the last. Bytes that are not UTF-8 survive as surrogates."""
+    found: dict[str, str] = {}
+    for header in header_map.headers:
+        raw = header.raw_value
+        found[header.key.lower()] = raw.decode("utf-8", "surrogateescape") if raw else header.value
+    return found
+
+
+def read_subset(metadata: pb.Metadata) -> list[str] | None:
+    """The candidate subset hint, or None when there is none or it is not a list. Items that are not strings are left out."""
+    namespaces = metadata.filter_metadata
+    if headers.SUBSET_METADATA_NAMESPACE not in namespaces:
+        return None
+    fields = namespaces[headers.SUBSET_METADATA_NAMESPACE].fields
+    if headers.DESTINATION_ENDPOINT_SUBSET not in fields:
+        return None
+    value = fields[headers.DESTINATION_ENDPOINT_SUBSET]
+    if value.WhichOneof("kind") != "list_value":
+        return None
+    return [v.string_value for v in value.list_value.values if v.WhichOneof("kind") == "string_value"]
+
+
+def read_served(metadata: pb.Metadata) -> str | None:
+    """The endpoint that Envoy says has served the request; None when it does not say."""
+    namespaces = metadata.filter_metadata
+    if headers.METADATA_NAMESPACE not in namespaces:
+        return None
+    fields = namespaces[headers.METADATA_NAMESPACE].fields
+    if headers.DESTINATION_ENDPOINT_SERVED not in fields:
+        return None
+    return fields[headers.DESTINATION_ENDPOINT_SERVED].string_value or None
+
+
+def request_headers_reply(destination: Destination | None, *, body_size: int) -> bytes:
+    """The reply to request headers; without a destination it lets them pass as they are."""
+    reply = pb.ProcessingResponse()
+    common = reply.request_headers.response
+    if destination is not None:
+        _route(reply, common, destination, body_size=body_size)
+    else:
+        common.SetInParent()
+    return reply.SerializeToString()
+
+
+def request_body_reply(destination: Destination, *, body: bytes | None) -> bytes:
+    """The reply to a buffered request body: the route and, unless None, the body that replaces it."""
+    reply = pb.ProcessingResponse()
+    common = reply.request_body.response
+    _route(reply, common, destination, body_size=len(body) if body is not None else 0)
+    if body is not None:
+        common.body_mutation.body = body
+    return reply.SerializeToString()
+
+
+def request_trailers_reply(destination: Destination | None = None) -> bytes:
+    """The reply to request trailers; `destination` where nothing earlier could carry it (as metadata alone)."""
+    reply = pb.ProcessingResponse()
+    reply.request_trailers.SetInParent()
+    if destination is not None:
+        _fill_metadata(reply, destination)
+    return reply.SerializeToString()
+
+
+def response_headers_reply(set_headers: Mapping[str, str]) -> bytes:
+    """The reply to response headers."""
+    reply = pb.ProcessingResponse()
+    _set_headers(reply.response_headers.response.header_mutation, set_headers.items())
+    return reply.SerializeToString()
+
+
+def streamed_replies(
+    kind: str, body: bytes, *, end: bool, metadata: Mapping[str, Mapping[str, Any]]
+) -> Iterator[bytes]:
+    """Replies for a full-duplex body of `kind` (`request_body` or `response_body`): at least one, each at most 62,000 bytes.
+
+    Only the last carries `end` and the metadata.
+    """
+    for start in range(0, max(len(body), 1), BODY_CHUNK_BYTES):
+        last = start + BODY_CHUNK_BYTES >= len(body)
+        reply = pb.ProcessingResponse()
+        streamed = getattr(reply, kind).response.body_mutation.streamed_response
+        streamed.body = body[start : start + BODY_CHUNK_BYTES]
+        if last:
+            streamed.end_of_stream = end
+            if metadata:
+                reply.dynamic_metadata.update(metadata)
+        yield reply.SerializeToString()
+
+
+def chunk_reply(kind: str, body: bytes | None, *, metadata: Mapping[str, Mapping[str, Any]]) -> bytes:
+    """The reply to one streamed or buffered chunk of `kind`: None lets it pass, anything else replaces it."""
+    reply = pb.ProcessingResponse()
+    common = getattr(reply, kind).response
+    common.SetInParent()
+    if body:
+        common.body_mutation.body = body
+    elif body is not None:
+        common.body_mutation.clear_body = True
+    if metadata:
+        reply.dynamic_metadata.update(metadata)
+    return reply.SerializeToString()
+
+
+def response_trailers_reply() -> bytes:
+    """The reply to response trailers: nothing changed."""
+    reply = pb.ProcessingResponse()
+    reply.response_trailers.SetInParent()
+    return reply.SerializeToString()
+
+
+def immediate_reply(error: RequestError, *, grpc: bool) -> bytes:
+    """The reply that answers the client in Envoy's stead. `grpc`: the client speaks gRPC and wants a gRPC status."""
+    reply = pb.ProcessingResponse()
+    immediate = reply.immediate_response
+    immediate.status.code = error.http_status  # type: ignore[assignment]
+    immediate.body = error.body.encode("utf-8", "replace")
+    _set_headers(immediate.headers, error.headers.items())
+    if grpc:
+        immediate.grpc_status.status = _GRPC_STATUS.get(error.code, 2)
+    return reply.SerializeToString()
+
+
+def _route(
+    reply: pb.ProcessingResponse, common: pb.CommonResponse, destination: Destination, *, body_size: int
+) -> None:
+    common.clear_route_cache = True
+    mutation = common.header_mutation
+    _set_headers(mutation, ((headers.DESTINATION_ENDPOINT, destination.value),))
+    if body_size:
+        # In full-duplex mode Envoy has removed the length: with it, model servers need not read chunked bodies.
+        _set_headers(mutation, (("Content-Length", str(body_size)),))
+    _set_headers(mutation, destination.set_headers.items())
+    _fill_metadata(reply, destination)
+
+
+def _fill_metadata(reply: pb.ProcessingResponse, destination: Destination) -> None:
+    merged = {namespace: dict(values) for namespace, values in destination.metadata.items()}
+    merged.setdefault(headers.METADATA_NAMESPACE, {})[headers.DESTINATION_ENDPOINT] = destination.value
+    reply.dynamic_metadata.update(merged)
+
+
+def _set_headers(mutation: pb.HeaderMutation, pairs: Iterable[tuple[str, str]]) -> None:
+    for key, value in pairs:
+        option = mutation.set_headers.add()
+        option.header.key = key
+        option.header.raw_value = value.encode("utf-8", "surrogateescape")
+        option.append_action = _OVERWRITE

@@ -1,0 +1,1 @@
+"""Protobuf stubs of gRPC health checking. Written by scripts/protos.sh from protos/; not edited by hand."""
