@@ -93,10 +93,12 @@ def request_trailers_reply(destination: Destination | None = None) -> bytes:
     return reply.SerializeToString()
 
 
-def response_headers_reply(set_headers: Mapping[str, str]) -> bytes:
+def response_headers_reply(set_headers: Mapping[str, str], removed: Iterable[str] = ()) -> bytes:
     """The reply to response headers."""
     reply = pb.ProcessingResponse()
-    _set_headers(reply.response_headers.response.header_mutation, set_headers.items())
+    mutation = reply.response_headers.response.header_mutation
+    _set_headers(mutation, set_headers.items())
+    mutation.remove_headers.extend(removed)
     return reply.SerializeToString()
 
 

@@ -61,6 +61,13 @@ class Destination(msgspec.Struct):
     skip_response: bool = False
 
 
+class ResponsePlan(msgspec.Struct):
+    """What becomes of a response: headers to set, and whether its body will be another one (of another length)."""
+
+    set_headers: Mapping[str, str] = {}
+    rewrites_body: bool = False
+
+
 class Exchange(Protocol):
     """The decision and the bookkeeping of one request. `close` is called exactly once, whatever happens."""
 
@@ -72,14 +79,14 @@ class Exchange(Protocol):
         """
         ...
 
-    def response_headers(self, head: ResponseHead, *, hold_allowed: bool) -> Mapping[str, str]:
-        """Headers to set on the response. `hold_allowed`: response_body may keep bytes back until the body ends."""
+    def response_headers(self, head: ResponseHead, *, hold_allowed: bool) -> ResponsePlan:
+        """What becomes of the response. `hold_allowed`: response_body may keep bytes back until the body ends."""
         ...
 
     def response_body(self, chunk: bytes, *, last: bool) -> bytes:
         """The bytes to send on for `chunk`: the very same object when nothing changed; fewer or more otherwise.
 
-        With `last` everything that was kept back must come out. A chunk may be empty.
+        With `last` everything that was kept back must come out; an empty last chunk may follow another last one.
         """
         ...
 

@@ -33,7 +33,7 @@ from typing import Any, Final
 
 from epp.api import Code, RequestError, Termination, headers
 from epp.extproc import codec
-from epp.extproc.exchange import BodyMode, Destination, Exchange, RequestHead, ResponseHead
+from epp.extproc.exchange import BodyMode, Destination, Exchange, RequestHead, ResponseHead, ResponsePlan
 from epp.extproc.gen import ext_proc_pb2 as pb
 
 _NO_METADATA: Final[Mapping[str, Mapping[str, Any]]] = {}
@@ -279,12 +279,16 @@ class Stream:
         head = ResponseHead(found, _status(found), received.end_of_stream, served)
         self._response_seen = True
         self.phase = Phase.RESPONDING
-        changes: Mapping[str, str] = {}
+        plan = ResponsePlan()
         try:
-            changes = self._exchange.response_headers(head, hold_allowed=self._may_hold(found))
+            plan = self._exchange.response_headers(head, hold_allowed=self._may_hold(found))
         except Exception as error:
             self._exchange.failed("response headers", error)
-        self.replies.append(codec.response_headers_reply({headers.WENT_INTO_RESPONSE_HEADERS: "true", **changes}))
+        # In full-duplex mode Envoy removes the length by itself.
+        removed = ("content-length",) if plan.rewrites_body and "content-length" in found else ()
+        self.replies.append(
+            codec.response_headers_reply({headers.WENT_INTO_RESPONSE_HEADERS: "true", **plan.set_headers}, removed)
+        )
         if received.end_of_stream:
             self._end_response()
 
@@ -304,7 +308,9 @@ class Stream:
 
     def _response_body(self, message: pb.ProcessingRequest) -> None:
         received = message.response_body
-        chunk, last = received.body, received.end_of_stream
+        chunk, ended = received.body, received.end_of_stream
+        # A buffered body is one message; with trailers to come it lacks end_of_stream.
+        last = ended or self._response_mode is BodyMode.BUFFERED
         out = self._pass_on(chunk, last=last)
         metadata = self._final_metadata() if last else _NO_METADATA
         if self._response_mode is BodyMode.FULL_DUPLEX_STREAMED:
@@ -312,7 +318,7 @@ class Stream:
                 self.replies.extend(codec.streamed_replies("response_body", out, end=last, metadata=metadata))
         else:
             self.replies.append(codec.chunk_reply("response_body", None if out is chunk else out, metadata=metadata))
-        if last:
+        if ended:
             self._end_response()
 
     def _response_trailers(self, message: pb.ProcessingRequest) -> None:

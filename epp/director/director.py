@@ -1,0 +1,204 @@
+"""The way of a request from its bytes to its destination.
+
+Between reading loads (schedule) and counting the pick in (the PreRequest hooks) nothing is awaited: with a single await
+there, 200 concurrent picks over four equal endpoints all go to the same one.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+
+from epp.api import Candidates, Code, Parser, Plugin, Request, RequestError, SchedulingResult, headers
+from epp.config.pipeline import Pipeline
+from epp.data.datastore import Datastore
+from epp.director.waiting import Path, Wait
+from epp.extproc.exchange import Destination, RequestHead
+from epp.observability.metrics import Recorder
+
+_BODILESS_METHODS: Final = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
+_PATH_HEADERS: Final = (":path", "x-original-path", "x-forwarded-path")
+
+
+class Director:
+    """What all requests share. `pipeline` may be replaced at any time; a request keeps the one it began with."""
+
+    def __init__(
+        self,
+        datastore: Datastore,
+        pipeline: Pipeline,
+        *,
+        recorder: Recorder,
+        clock: Callable[[], float],
+        use_subset_hint: bool = True,
+        emit_scores: bool = False,
+    ) -> None:
+        self.datastore = datastore
+        self.pipeline = pipeline
+        self.recorder = recorder
+        self.clock = clock
+        self.log = logging.getLogger("epp.director")
+        self._use_subset_hint = use_subset_hint
+        self._emit_scores = emit_scores
+
+    def path(self, pipeline: Pipeline, request: Request, head: RequestHead, body: bytes | None) -> Path:
+        """Fill `request` and return its destination. Yields where a plugin has to wait.
+
+        Raises RequestError when the request is refused. Once `request.result` is set, the request is accounted for and
+        the completion hooks are owed.
+        """
+        self._read(pipeline, request, head, body)
+        self._rewrite(pipeline, request, parsed=body is not None)
+        self._classify(pipeline, request)
+        self._shed(pipeline, request)
+        candidates = self._locate(request, head)
+        candidates = self._screen(pipeline, request, candidates)
+        request.candidates = candidates
+        yield from self._produce(pipeline, request, candidates)
+        for admitter in pipeline.admitters:
+            waiting = admitter.admit(request, candidates)
+            if waiting is not None:
+                yield Wait(waiting)
+        result = self._schedule(pipeline, request, candidates)
+        self._account(pipeline, request, result)
+        return self._destination(request, result, body)
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    def _read(self, pipeline: Pipeline, request: Request, head: RequestHead, body: bytes | None) -> None:
+        for name in _PATH_HEADERS:
+            if request.headers.get(name):
+                request.path = request.headers[name]
+                break
+        if body is None or (not body and request.method in _BODILESS_METHODS):
+            return
+        request.size_bytes = len(body)
+        parser = pipeline.parsers.find(request.path)
+        request.payload = parser.parse_request(request.path.partition("?")[0].rstrip("/"), request.headers, body)
+        request.incoming_model = request.model = request.payload.model or ""
+        request.state[Parser] = parser
+
+    def _rewrite(self, pipeline: Pipeline, request: Request, *, parsed: bool) -> None:
+        asked = headers.first_of(request.headers, headers.MODEL_REWRITE)
+        if asked:
+            request.model = asked
+        rule = self.datastore.rewrite(request.incoming_model, request.headers)
+        if rule is not None:
+            request.model = rule.target
+            self.recorder.model_rewritten(rule.name, request.incoming_model, rule.target)
+        parser = request.state.get(Parser)
+        if parser is not None and parser.needs_model and not request.model:
+            raise RequestError(Code.BAD_REQUEST, "model not found in request body")
+
+    def _classify(self, pipeline: Pipeline, request: Request) -> None:
+        request.objective = headers.first_of(request.headers, headers.OBJECTIVE)
+        if request.objective:
+            request.priority = self.datastore.priority_of(request.objective)
+        for processor in pipeline.request_header:
+            processor.process_request_header(request)
+        if not request.fairness_id:
+            request.fairness_id = headers.first_of(request.headers, headers.FAIRNESS_ID) or headers.DEFAULT_FAIRNESS_ID
+
+    # --- admission and candidates ------------------------------------------------------------------------------------
+
+    def _shed(self, pipeline: Pipeline, request: Request) -> None:
+        if request.priority >= 0:
+            return
+        if pipeline.saturation_detector.saturation(self.datastore.fleet.candidates()) >= 1.0:
+            raise RequestError(
+                Code.RESOURCE_EXHAUSTED,
+                "system saturated, sheddable request dropped",
+                headers={headers.DROPPED_REASON: "rejected-saturated"},
+            )
+
+    def _locate(self, request: Request, head: RequestHead) -> Candidates:
+        subset = head.subset if self._use_subset_hint else None
+        candidates = self.datastore.candidates_for(subset)
+        if not len(candidates):
+            if head.end_of_stream and subset is None:
+                # The Go EPP's answer to a request without a body while the pool is empty; clients know it.
+                raise RequestError(Code.INTERNAL, "no pods available in datastore")
+            raise _no_endpoints("failed to find endpoint candidates for serving the request")
+        return candidates
+
+    def _screen(self, pipeline: Pipeline, request: Request, candidates: Candidates) -> Candidates:
+        if not pipeline.screeners:
+            return candidates
+        allowed = np.ones(len(candidates), dtype=np.bool_)
+        for screener in pipeline.screeners:
+            try:
+                allowed &= np.asarray(screener.screen(request, candidates), dtype=np.bool_)
+            except Exception as error:
+                self._plugin_failed("Screener", screener, error)
+        left = candidates.keep(allowed)
+        if not len(left):
+            raise _no_endpoints("screeners eliminated all endpoint candidates")
+        return left
+
+    def _produce(self, pipeline: Pipeline, request: Request, candidates: Candidates) -> Path:
+        for producer in pipeline.producers:
+            try:
+                waiting = producer.produce(request, candidates)
+                if waiting is not None:
+                    yield Wait(waiting, producer.timeout_s)
+            except Exception as error:
+                self._plugin_failed("DataProducer", producer, error)
+        return Destination("")
+
+    # --- decision ----------------------------------------------------------------------------------------------------
+
+    def _schedule(self, pipeline: Pipeline, request: Request, candidates: Candidates) -> SchedulingResult:
+        before = self.clock()
+        try:
+            result = pipeline.scheduler.schedule(request, candidates)
+        except Exception:
+            self.recorder.scheduled(request, self.clock() - before, None)
+            raise
+        self.recorder.scheduled(request, self.clock() - before, result.target)
+        return result
+
+    def _account(self, pipeline: Pipeline, request: Request, result: SchedulingResult) -> None:
+        request.result = result
+        refusal: RequestError | None = None
+        for hook in pipeline.pre_request:
+            try:
+                hook.pre_request(request, result)
+            except RequestError as error:
+                refusal = refusal or error
+            except Exception as error:
+                self._plugin_failed("PreRequest", hook, error)
+        if refusal is not None:
+            raise refusal
+
+    def _destination(self, request: Request, result: SchedulingResult, body: bytes | None) -> Destination:
+        changed: bytes | None = None
+        if body and request.model != request.incoming_model:
+            changed = request.payload.with_model(body, request.model)
+            if changed is body:
+                changed = None
+        metadata: dict[str, dict[str, object]] = {}
+        if self._emit_scores:
+            metadata[headers.METADATA_NAMESPACE] = {headers.DESTINATION_ENDPOINT_SCORES: _scores(result)}
+        return Destination(
+            ",".join([e.host_port for e in result.endpoints]),
+            set_headers=request.set_headers,
+            metadata=metadata,
+            body=changed,
+            skip_response=request.payload.skip_response,
+        )
+
+    def _plugin_failed(self, point: str, plugin: Plugin, error: Exception) -> None:
+        self.recorder.plugin_failed(point, plugin, error)
+
+
+def _no_endpoints(message: str) -> RequestError:
+    return RequestError(Code.SERVICE_UNAVAILABLE, message, headers={headers.DROPPED_REASON: "rejected-no-endpoints"})
+
+
+def _scores(result: SchedulingResult) -> dict[str, float]:
+    primary = result.profiles[result.primary]
+    assert primary is not None
+    return {e.host_port: float(s) for e, s in zip(primary.candidates, primary.scores, strict=True)}

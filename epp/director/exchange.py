@@ -1,0 +1,161 @@
+"""One request's exchange with Envoy: what the stream asks is answered from the director, the plugins and the parser."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from typing import Any, Final
+
+from epp.api import Parser, Request, RequestError, Response, Termination, UsageReader, headers
+from epp.director.director import Director
+from epp.director.restoring import EventRestorer, Restorer, WholeRestorer
+from epp.director.waiting import Suspend
+from epp.extproc.exchange import BodyMode, Destination, RequestHead, ResponseHead, ResponsePlan
+
+_EVENT_STREAM: Final = "text/event-stream"
+
+
+class RequestExchange:
+    """Implements `epp.extproc.exchange.Exchange` for one request. `suspend` takes over when the decision has to wait."""
+
+    __slots__ = ("_director", "_mode", "_pipeline", "_restorer", "_routed", "_suspend", "_usage", "request", "response")
+
+    def __init__(self, director: Director, suspend: Suspend) -> None:
+        self._director = director
+        self._pipeline = director.pipeline
+        self._suspend = suspend
+        self._mode = BodyMode.NONE
+        self._usage: UsageReader | None = None
+        self._restorer: Restorer | None = None
+        self._routed = False
+        self.request: Request | None = None
+        self.response = Response()
+
+    # --- request -----------------------------------------------------------------------------------------------------
+
+    def route(self, head: RequestHead, body: bytes | None) -> Destination | None:
+        director = self._director
+        request_id = head.headers.get(headers.REQUEST_ID, "")
+        request = self.request = Request(request_id or str(uuid.uuid4()), head.headers, received_s=director.clock())
+        if not request_id:
+            request.set_headers[headers.REQUEST_ID] = request.id
+        self._mode = head.response_body_mode
+        path = director.path(self._pipeline, request, head, body)
+        try:
+            waiting = next(path)
+        except StopIteration as done:
+            destination: Destination = done.value
+            return self.decided(destination)
+        self._suspend(path, waiting)
+        return None
+
+    def decided(self, destination: Destination) -> Destination:
+        """Note that the request is on its way. Called with the path's outcome, also when it had to wait."""
+        assert self.request is not None
+        self._routed = True
+        self._director.recorder.request_routed(self.request)
+        return destination
+
+    def refused(self, error: RequestError) -> None:
+        self._director.recorder.request_refused(self.request, error)
+
+    def failed(self, where: str, error: Exception) -> None:
+        request_id = self.request.id if self.request is not None else ""
+        self._director.log.error(
+            "unexpected error while handling a request",
+            exc_info=error,
+            extra={"fields": {"id": request_id, "where": where}},
+        )
+
+    # --- response ----------------------------------------------------------------------------------------------------
+
+    def response_headers(self, head: ResponseHead, *, hold_allowed: bool) -> ResponsePlan:
+        response = self.response
+        response.status = head.status
+        response.headers = head.headers
+        response.served_endpoint = head.served
+        response.started_s = self._director.clock()
+        content_type = head.headers.get("content-type", "")
+        response.streaming = _EVENT_STREAM in content_type
+        request = self.request
+        if request is None:
+            return ResponsePlan()
+        for hook in self._pipeline.response_received:
+            try:
+                hook.response_received(request, response)
+            except Exception as error:
+                self._director.recorder.plugin_failed("ResponseReceived", hook, error)
+        if self._mode is not BodyMode.NONE and not head.end_of_stream:
+            response.body_seen = True
+            self._read_body(request, response, hold_allowed=hold_allowed)
+        return ResponsePlan(response.set_headers, rewrites_body=self._restorer is not None)
+
+    def _read_body(self, request: Request, response: Response, *, hold_allowed: bool) -> None:
+        parser: Parser | None = request.state.get(Parser)
+        if parser is None:
+            return
+        self._usage = parser.usage_reader(request, response)
+        asked, sent = request.incoming_model, request.model
+        if not asked or asked == sent or response.headers.get("content-encoding", "identity") != "identity":
+            return
+        restore = parser.restore_model
+
+        def replace(body: bytes) -> bytes:
+            return restore(body, sent=sent, asked=asked)
+
+        if response.streaming:
+            self._restorer = EventRestorer(replace)
+        elif hold_allowed and "json" in response.headers.get("content-type", ""):
+            self._restorer = WholeRestorer(replace)
+
+    def response_body(self, chunk: bytes, *, last: bool) -> bytes:
+        response = self.response
+        request = self.request
+        if chunk:
+            now = self._director.clock()
+            if response.first_chunk_s is None:
+                response.first_chunk_s = now
+            response.last_chunk_s = now
+            response.chunks += 1
+            response.size_bytes += len(chunk)
+            if self._usage is not None:
+                self._usage.feed(chunk)
+            if request is not None:
+                for hook in self._pipeline.response_streaming:
+                    try:
+                        hook.response_chunk(request, response, chunk)
+                    except Exception as error:
+                        self._director.recorder.plugin_failed("ResponseStreaming", hook, error)
+        if last:
+            self._finish_usage()
+        if self._restorer is None:
+            return chunk
+        return self._restorer.feed(chunk, last=last)
+
+    def response_metadata(self) -> Mapping[str, Mapping[str, Any]]:
+        return self.response.dynamic_metadata
+
+    def _finish_usage(self) -> None:
+        if self._usage is not None:
+            self.response.usage = self._usage.finish()
+
+    # --- the end -----------------------------------------------------------------------------------------------------
+
+    def close(self, termination: Termination) -> None:
+        request, response = self.request, self.response
+        if request is None:
+            return
+        response.termination = termination
+        response.ended_s = self._director.clock()
+        try:
+            self._finish_usage()
+        except Exception as error:
+            self.failed("usage", error)
+        if request.result is not None:
+            for hook in self._pipeline.response_complete:
+                try:
+                    hook.response_complete(request, response)
+                except Exception as error:
+                    self._director.recorder.plugin_failed("ResponseComplete", hook, error)
+        if self._routed:
+            self._director.recorder.request_ended(request, response)

@@ -1,0 +1,1 @@
+"""Sockets: the gRPC shells over one core, health, TLS, and the HTTP pages."""

@@ -1,0 +1,170 @@
+"""The shell over grpcio's asyncio server. Every RPC is one task; see `session` for what happens in it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import grpc
+
+from epp.director.director import Director
+from epp.server.gen import health_pb2
+from epp.server.health import Status
+from epp.server.session import MalformedMessage, Session
+
+EXT_PROC_SERVICE: Final = "envoy.service.ext_proc.v3.ExternalProcessor"
+HEALTH_SERVICE: Final = "grpc.health.v1.Health"
+
+_STATUS: Final = {
+    Status.SERVING: health_pb2.HealthCheckResponse.SERVING,
+    Status.NOT_SERVING: health_pb2.HealthCheckResponse.NOT_SERVING,
+    Status.SERVICE_UNKNOWN: health_pb2.HealthCheckResponse.SERVICE_UNKNOWN,
+}
+
+
+class ExtProcService:
+    """`Process` for every HTTP request that Envoy asks about."""
+
+    def __init__(self, director: Director, *, max_body_bytes: int) -> None:
+        self._director = director
+        self._max_body_bytes = max_body_bytes
+        self.open_streams = 0
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        return grpc.method_handlers_generic_handler(
+            EXT_PROC_SERVICE, {"Process": grpc.stream_stream_rpc_method_handler(self._process)}
+        )
+
+    async def _process(self, _: Any, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+        recorder = self._director.recorder
+        started = self._director.clock()
+        woken = asyncio.Event()
+        session = Session(self._director, max_body_bytes=self._max_body_bytes, wake=woken.set)
+        self.open_streams += 1
+        recorder.stream_opened()
+        code = "Canceled"
+        try:
+            await _converse(session, context, woken)
+            code = "OK"
+        except MalformedMessage as error:
+            code = "InvalidArgument"
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"malformed ProcessingRequest: {error}")
+        finally:
+            session.abort()
+            self.open_streams -= 1
+            if session.unexpected:
+                recorder.message_unexpected(session.unexpected)
+            recorder.stream_closed(code, self._director.clock() - started)
+
+
+async def _converse(session: Session, context: grpc.aio.ServicerContext[bytes, bytes], woken: asyncio.Event) -> None:
+    reading: asyncio.Future[Any] | None = None
+    try:
+        while not session.finished:
+            if session.waiting:
+                if reading is None:
+                    reading = asyncio.ensure_future(context.read())
+                waking = asyncio.ensure_future(woken.wait())
+                await asyncio.wait({reading, waking}, return_when=asyncio.FIRST_COMPLETED)
+                waking.cancel()
+                woken.clear()
+                if not reading.done():
+                    await _send(session, context)
+                    continue
+            data: Any = await (reading or context.read())
+            reading = None
+            if data is grpc.aio.EOF:
+                session.half_closed()
+            else:
+                session.receive(data)
+            await _send(session, context)
+    finally:
+        if reading is not None:
+            reading.cancel()
+
+
+async def _send(session: Session, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+    # A waiting decision may add replies during a write.
+    while replies := session.take():
+        for reply in replies:
+            await context.write(reply)
+
+
+class HealthService:
+    """grpc.health.v1 over a function that knows the answer. `Watch` is not implemented, as in the Go EPP."""
+
+    def __init__(self, check: Callable[[str], Status], names: Callable[[], Sequence[str]]) -> None:
+        self._check = check
+        self._names = names
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        return grpc.method_handlers_generic_handler(
+            HEALTH_SERVICE,
+            {
+                "Check": grpc.unary_unary_rpc_method_handler(
+                    self._on_check,
+                    request_deserializer=health_pb2.HealthCheckRequest.FromString,
+                    response_serializer=health_pb2.HealthCheckResponse.SerializeToString,
+                ),
+                "List": grpc.unary_unary_rpc_method_handler(
+                    self._on_list,
+                    request_deserializer=health_pb2.HealthListRequest.FromString,
+                    response_serializer=health_pb2.HealthListResponse.SerializeToString,
+                ),
+                "Watch": grpc.unary_stream_rpc_method_handler(self._on_watch),
+            },
+        )
+
+    async def _on_check(
+        self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> health_pb2.HealthCheckResponse:
+        return health_pb2.HealthCheckResponse(status=_STATUS[self._check(request.service)])
+
+    async def _on_list(
+        self, request: health_pb2.HealthListRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> health_pb2.HealthListResponse:
+        reply = health_pb2.HealthListResponse()
+        for name in self._names():
+            reply.statuses[name].status = _STATUS[self._check(name)]
+        return reply
+
+    async def _on_watch(self, request: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Watch is not implemented")
+
+
+class GrpcServer:
+    """One listening port with its services."""
+
+    def __init__(
+        self,
+        handlers: Sequence[grpc.GenericRpcHandler],
+        *,
+        address: str,
+        credentials: grpc.ServerCredentials | None = None,
+        max_receive_bytes: int = -1,
+        max_send_bytes: int = -1,
+    ) -> None:
+        self._server = grpc.aio.server(
+            options=[
+                ("grpc.max_receive_message_length", max_receive_bytes),
+                ("grpc.max_send_message_length", max_send_bytes),
+                ("grpc.max_concurrent_streams", 1_000_000),  # Envoy sends all requests over few connections
+                ("grpc.so_reuseport", 0),  # a second server on the port is a mistake, not load balancing
+                ("grpc.keepalive_permit_without_calls", 1),
+                ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
+                ("grpc.http2.max_ping_strikes", 0),
+            ]
+        )
+        self._server.add_generic_rpc_handlers(tuple(handlers))
+        if credentials is None:
+            self.port = self._server.add_insecure_port(address)
+        else:
+            self.port = self._server.add_secure_port(address, credentials)
+
+    async def start(self) -> None:
+        await self._server.start()
+
+    async def stop(self, *, grace_s: float) -> None:
+        """Refuse new RPCs, let those in progress end for `grace_s` seconds, then cancel them."""
+        await self._server.stop(grace_s)

@@ -1,0 +1,121 @@
+"""One ext_proc conversation on any transport: bytes in, bytes out, and the task that a waiting decision needs."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable
+
+from google.protobuf.message import DecodeError
+
+from epp.director.director import Director
+from epp.director.exchange import RequestExchange
+from epp.director.waiting import Path, Wait
+from epp.extproc.exchange import Destination
+from epp.extproc.gen import ext_proc_pb2 as pb
+from epp.extproc.stream import Phase, Stream
+
+
+class MalformedMessage(Exception):
+    """The bytes are not a ProcessingRequest; the RPC ends with INVALID_ARGUMENT."""
+
+
+class Session:
+    """After every call send what `take` returns, and end the RPC with OK once `finished`.
+
+    `wake` is called when a decision that had to wait has produced replies. `abort` must be called if the RPC ends in any
+    other way; calling it late or twice is harmless.
+    """
+
+    __slots__ = ("_exchange", "_stream", "_task", "_wake")
+
+    def __init__(self, director: Director, *, max_body_bytes: int, wake: Callable[[], None]) -> None:
+        self._exchange = RequestExchange(director, self._suspend)
+        self._stream = Stream(self._exchange, max_body_bytes=max_body_bytes)
+        self._task: asyncio.Task[None] | None = None
+        self._wake = wake
+
+    @property
+    def finished(self) -> bool:
+        return self._stream.finished
+
+    @property
+    def waiting(self) -> bool:
+        """A decision has to wait; `wake` will be called."""
+        return self._task is not None
+
+    @property
+    def unexpected(self) -> int:
+        """Messages that were out of place."""
+        return self._stream.unexpected
+
+    def receive(self, data: bytes) -> None:
+        """Take one serialized message. Raises MalformedMessage."""
+        try:
+            message = pb.ProcessingRequest.FromString(data)
+        except DecodeError as error:
+            raise MalformedMessage(str(error)) from error
+        self._stream.receive(message)
+        self._drop_unwanted()
+
+    def half_closed(self) -> None:
+        self._stream.half_closed()
+        self._drop_unwanted()
+
+    def abort(self) -> None:
+        self._stream.aborted()
+        self._drop_unwanted()
+
+    def take(self) -> list[bytes]:
+        """The serialized replies that are due, in order."""
+        replies = self._stream.replies
+        if replies:
+            self._stream.replies = []
+        return replies
+
+    def _suspend(self, path: Path, wait: Wait) -> None:
+        def clean(_: asyncio.Task[None]) -> None:
+            # A task that is cancelled before its first step runs none of its own clean-up.
+            path.close()
+            if inspect.iscoroutine(wait.awaitable):
+                wait.awaitable.close()
+
+        self._task = asyncio.get_running_loop().create_task(self._finish(path, wait))
+        self._task.add_done_callback(clean)
+
+    def _drop_unwanted(self) -> None:
+        if self._task is not None and self._stream.phase is not Phase.DECIDING:
+            self._task.cancel()
+            self._task = None
+
+    async def _finish(self, path: Path, wait: Wait) -> None:
+        try:
+            destination = await _drive(path, wait)
+        except Exception as error:
+            self._task = None
+            self._stream.refused(error)
+        else:
+            self._task = None
+            self._stream.routed(self._exchange.decided(destination))
+        self._wake()
+
+
+async def _drive(path: Path, wait: Wait) -> Destination:
+    while True:
+        try:
+            await asyncio.wait_for(wait.awaitable, wait.timeout_s)
+        except BaseException as error:
+            step = _step(path, error)
+        else:
+            step = _step(path, None)
+        if isinstance(step, Destination):
+            return step
+        wait = step
+
+
+def _step(path: Path, error: BaseException | None) -> Wait | Destination:
+    try:
+        return path.send(None) if error is None else path.throw(error)
+    except StopIteration as done:
+        outcome: Destination = done.value
+        return outcome
