@@ -381,14 +381,14 @@ class Stream:
     # --- the end -----------------------------------------------------------------------------------------------------
 
     def _half_closed(self, _: None) -> None:
-        # Without response bodies Envoy ends the stream when the response has ended; otherwise a missing end means that the
-        # client or the model server went away.
+        # Without response bodies Envoy 1.40 ends the stream when the response has ended, by closing or by resetting it, and
+        # does the same when the client goes away. Elsewhere a missing end means that the client or the server went away.
         without_bodies = self._response_seen and self._response_mode is BodyMode.NONE
         self._finish(Termination.COMPLETE if without_bodies else Termination.CLIENT_DISCONNECT)
 
     def _aborted(self, _: None) -> None:
         self.replies.clear()
-        self._finish(Termination.CLIENT_DISCONNECT)
+        self._half_closed(None)
 
     def _finish(self, termination: Termination) -> None:
         self.phase = Phase.CLOSED
