@@ -51,7 +51,7 @@ class Director:
         the completion hooks are owed.
         """
         self._read(pipeline, request, head, body)
-        self._rewrite(pipeline, request, parsed=body is not None)
+        self._rewrite(request)
         self._classify(pipeline, request)
         self._shed(pipeline, request)
         candidates = self._locate(request, head)
@@ -81,16 +81,16 @@ class Director:
         request.incoming_model = request.model = request.payload.model or ""
         request.state[Parser] = parser
 
-    def _rewrite(self, pipeline: Pipeline, request: Request, *, parsed: bool) -> None:
-        asked = headers.first_of(request.headers, headers.MODEL_REWRITE)
-        if asked:
-            request.model = asked
-        rule = self.datastore.rewrite(request.incoming_model, request.headers)
+    def _rewrite(self, request: Request) -> None:
+        parser: Parser | None = request.state.get(Parser)
+        if parser is None or (request.payload.model is None and not parser.needs_model):
+            return
+        request.model = headers.first_of(request.headers, headers.MODEL_REWRITE) or request.model
+        rule = self.datastore.rewrite(request.incoming_model)
         if rule is not None:
-            request.model = rule.target
-            self.recorder.model_rewritten(rule.name, request.incoming_model, rule.target)
-        parser = request.state.get(Parser)
-        if parser is not None and parser.needs_model and not request.model:
+            name, request.model = rule
+            self.recorder.model_rewritten(name, request.incoming_model, request.model)
+        if not request.model:
             raise RequestError(Code.BAD_REQUEST, "model not found in request body")
 
     def _classify(self, pipeline: Pipeline, request: Request) -> None:

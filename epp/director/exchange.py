@@ -10,7 +10,7 @@ from epp.api import Parser, Request, RequestError, Response, Termination, UsageR
 from epp.director.director import Director
 from epp.director.restoring import EventRestorer, Restorer, WholeRestorer
 from epp.director.waiting import Suspend
-from epp.extproc.exchange import BodyMode, Destination, RequestHead, ResponseHead, ResponsePlan
+from epp.extproc.exchange import BodyMode, Destination, RequestHead, ResponseHead
 
 _EVENT_STREAM: Final = "text/event-stream"
 
@@ -69,7 +69,7 @@ class RequestExchange:
 
     # --- response ----------------------------------------------------------------------------------------------------
 
-    def response_headers(self, head: ResponseHead, *, hold_allowed: bool) -> ResponsePlan:
+    def response_headers(self, head: ResponseHead, *, hold_allowed: bool) -> Mapping[str, str]:
         response = self.response
         response.status = head.status
         response.headers = head.headers
@@ -79,7 +79,7 @@ class RequestExchange:
         response.streaming = _EVENT_STREAM in content_type
         request = self.request
         if request is None:
-            return ResponsePlan()
+            return {}
         for hook in self._pipeline.response_received:
             try:
                 hook.response_received(request, response)
@@ -88,7 +88,7 @@ class RequestExchange:
         if self._mode is not BodyMode.NONE and not head.end_of_stream:
             response.body_seen = True
             self._read_body(request, response, hold_allowed=hold_allowed)
-        return ResponsePlan(response.set_headers, rewrites_body=self._restorer is not None)
+        return response.set_headers
 
     def _read_body(self, request: Request, response: Response, *, hold_allowed: bool) -> None:
         parser: Parser | None = request.state.get(Parser)

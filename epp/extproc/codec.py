@@ -93,12 +93,10 @@ def request_trailers_reply(destination: Destination | None = None) -> bytes:
     return reply.SerializeToString()
 
 
-def response_headers_reply(set_headers: Mapping[str, str], removed: Iterable[str] = ()) -> bytes:
+def response_headers_reply(set_headers: Mapping[str, str]) -> bytes:
     """The reply to response headers."""
     reply = pb.ProcessingResponse()
-    mutation = reply.response_headers.response.header_mutation
-    _set_headers(mutation, set_headers.items())
-    mutation.remove_headers.extend(removed)
+    _set_headers(reply.response_headers.response.header_mutation, set_headers.items())
     return reply.SerializeToString()
 
 
@@ -121,13 +119,21 @@ def streamed_replies(
         yield reply.SerializeToString()
 
 
-def chunk_reply(kind: str, body: bytes | None, *, metadata: Mapping[str, Mapping[str, Any]]) -> bytes:
-    """The reply to one streamed or buffered chunk of `kind`: None lets it pass, anything else replaces it."""
+def chunk_reply(
+    kind: str, body: bytes | None, *, metadata: Mapping[str, Mapping[str, Any]], sized: bool = False
+) -> bytes:
+    """The reply to one streamed or buffered chunk of `kind`: None lets it pass, anything else replaces it.
+
+    `sized`: the chunk is the whole body, and its length is to be told anew (Envoy 1.40 answers 500 when a buffered body
+    does not have the length that was announced; in the other modes it drops the length).
+    """
     reply = pb.ProcessingResponse()
     common = getattr(reply, kind).response
     common.SetInParent()
     if body:
         common.body_mutation.body = body
+        if sized:
+            _set_headers(common.header_mutation, (("Content-Length", str(len(body))),))
     elif body is not None:
         common.body_mutation.clear_body = True
     if metadata:

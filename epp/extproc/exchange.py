@@ -61,13 +61,6 @@ class Destination(msgspec.Struct):
     skip_response: bool = False
 
 
-class ResponsePlan(msgspec.Struct):
-    """What becomes of a response: headers to set, and whether its body will be another one (of another length)."""
-
-    set_headers: Mapping[str, str] = {}
-    rewrites_body: bool = False
-
-
 class Exchange(Protocol):
     """The decision and the bookkeeping of one request. `close` is called exactly once, whatever happens."""
 
@@ -79,8 +72,8 @@ class Exchange(Protocol):
         """
         ...
 
-    def response_headers(self, head: ResponseHead, *, hold_allowed: bool) -> ResponsePlan:
-        """What becomes of the response. `hold_allowed`: response_body may keep bytes back until the body ends."""
+    def response_headers(self, head: ResponseHead, *, hold_allowed: bool) -> Mapping[str, str]:
+        """Headers to set on the response. `hold_allowed`: response_body may keep bytes back until the body ends."""
         ...
 
     def response_body(self, chunk: bytes, *, last: bool) -> bytes:

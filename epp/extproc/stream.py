@@ -33,7 +33,7 @@ from typing import Any, Final
 
 from epp.api import Code, RequestError, Termination, headers
 from epp.extproc import codec
-from epp.extproc.exchange import BodyMode, Destination, Exchange, RequestHead, ResponseHead, ResponsePlan
+from epp.extproc.exchange import BodyMode, Destination, Exchange, RequestHead, ResponseHead
 from epp.extproc.gen import ext_proc_pb2 as pb
 
 _NO_METADATA: Final[Mapping[str, Mapping[str, Any]]] = {}
@@ -279,16 +279,12 @@ class Stream:
         head = ResponseHead(found, _status(found), received.end_of_stream, served)
         self._response_seen = True
         self.phase = Phase.RESPONDING
-        plan = ResponsePlan()
+        changes: Mapping[str, str] = {}
         try:
-            plan = self._exchange.response_headers(head, hold_allowed=self._may_hold(found))
+            changes = self._exchange.response_headers(head, hold_allowed=self._may_hold(found))
         except Exception as error:
             self._exchange.failed("response headers", error)
-        # In full-duplex mode Envoy removes the length by itself.
-        removed = ("content-length",) if plan.rewrites_body and "content-length" in found else ()
-        self.replies.append(
-            codec.response_headers_reply({headers.WENT_INTO_RESPONSE_HEADERS: "true", **plan.set_headers}, removed)
-        )
+        self.replies.append(codec.response_headers_reply({headers.WENT_INTO_RESPONSE_HEADERS: "true", **changes}))
         if received.end_of_stream:
             self._end_response()
 
@@ -317,7 +313,9 @@ class Stream:
             if out or last or not chunk:
                 self.replies.extend(codec.streamed_replies("response_body", out, end=last, metadata=metadata))
         else:
-            self.replies.append(codec.chunk_reply("response_body", None if out is chunk else out, metadata=metadata))
+            changed = None if out is chunk else out
+            buffered = self._response_mode is BodyMode.BUFFERED
+            self.replies.append(codec.chunk_reply("response_body", changed, metadata=metadata, sized=buffered))
         if ended:
             self._end_response()
 

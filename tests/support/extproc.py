@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from epp.api import RequestError, Termination
-from epp.extproc.exchange import BodyMode, Destination, RequestHead, ResponseHead, ResponsePlan
+from epp.extproc.exchange import BodyMode, Destination, RequestHead, ResponseHead
 from epp.extproc.gen import ext_proc_pb2 as pb
 from epp.extproc.stream import Stream
 
@@ -120,7 +120,6 @@ class ScriptedExchange:
         self.destination: Destination | None = Destination(TARGET)
         self.route_error: Exception | None = None
         self.response_error: Exception | None = None
-        self.plan = ResponsePlan()
         self.head: RequestHead | None = None
         self.body: bytes | None = None
         self.routes = 0
@@ -138,11 +137,11 @@ class ScriptedExchange:
             raise self.route_error
         return self.destination
 
-    def response_headers(self, head: ResponseHead, *, hold_allowed: bool) -> ResponsePlan:
+    def response_headers(self, head: ResponseHead, *, hold_allowed: bool) -> Mapping[str, str]:
         self.response_head, self.hold_allowed = head, hold_allowed
         if self.response_error is not None:
             raise self.response_error
-        return self.plan
+        return {}
 
     def response_body(self, chunk: bytes, *, last: bool) -> bytes:
         if self.response_error is not None:
@@ -165,10 +164,6 @@ class ScriptedExchange:
 
 class HoldingExchange(ScriptedExchange):
     """Keeps the response body until it has ended, then sends it on in upper case."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.plan = ResponsePlan(rewrites_body=True)
 
     def response_body(self, chunk: bytes, *, last: bool) -> bytes:
         self.chunks.append(chunk)

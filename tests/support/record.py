@@ -77,7 +77,7 @@ class Recorder:
 
     def __init__(self, target: str) -> None:
         self._target = target
-        self.streams: list[tuple[list[bytes], bool]] = []
+        self.streams: asyncio.Queue[tuple[list[bytes], bool]] = asyncio.Queue()
 
     async def process(self, _: Any, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
         exchange = ScriptedExchange()
@@ -97,13 +97,15 @@ class Recorder:
                     await context.write(reply)
                 stream.replies.clear()
         finally:
-            self.streams.append((messages, half_closed))
+            self.streams.put_nowait((messages, half_closed))
 
 
 async def _post(url: str, body: Any, **headers: str) -> None:
-    async with aiohttp.ClientSession() as session:
-        async with session.post(f"{url}/v1/completions", data=json.dumps(body), headers=JSON | headers) as response:
-            await response.read()
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"{url}/v1/completions", data=json.dumps(body), headers=JSON | headers) as response,
+    ):
+        await response.read()
 
 
 async def _sse(url: str) -> None:
@@ -160,11 +162,15 @@ REQUESTS: dict[str, Callable[[str], Awaitable[None]]] = {
 }
 
 
-async def record() -> None:
-    version = subprocess.run([str(find_envoy()), "--version"], capture_output=True, text=True, check=True).stdout
-    found = re.search(r"/(\d+\.\d+)\.\d+", version)
-    assert found is not None, version
-    folder = FOLDER / f"envoy-{found.group(1)}"
+def envoy_version() -> str:
+    """Major and minor."""
+    text = subprocess.run([str(find_envoy()), "--version"], capture_output=True, text=True, check=True).stdout
+    found = re.search(r"/(\d+\.\d+)\.\d+", text)
+    assert found is not None, text
+    return found.group(1)
+
+
+async def record(folder: Path) -> None:
     app = web.Application(client_max_size=1 << 30)
     app.router.add_post("/v1/completions", _complete)
     app.router.add_get("/v1/models", _models)
@@ -188,12 +194,8 @@ async def record() -> None:
                 )
                 envoy = await start_envoy(children, bootstrap(options), Path(work), name=pair)
                 for name, send in REQUESTS.items():
-                    before = len(recorder.streams)
                     await asyncio.wait_for(send(envoy.url), 20)
-                    async with asyncio.timeout(20):
-                        while len(recorder.streams) == before:
-                            await asyncio.sleep(0.01)
-                    messages, half_closed = recorder.streams[-1]
+                    messages, half_closed = await asyncio.wait_for(recorder.streams.get(), 20)
                     write(folder / pair / f"{name}.txtpb", messages, half_closed=half_closed)
                     print(f"{pair}/{name}: {len(messages)} messages", flush=True)
                 await envoy.stop()
@@ -202,4 +204,4 @@ async def record() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(asyncio.run(record()))
+    sys.exit(asyncio.run(record(FOLDER / f"envoy-{envoy_version()}")))

@@ -1,0 +1,99 @@
+"""What one may choose about a generated Envoy configuration. Names and meanings follow Envoy's own API where it has one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class BodyMode(StrEnum):
+    """How Envoy sends a body to the EPP (processing_mode.proto, BodySendMode)."""
+
+    NONE = "NONE"
+    STREAMED = "STREAMED"
+    BUFFERED = "BUFFERED"
+    BUFFERED_PARTIAL = "BUFFERED_PARTIAL"
+    FULL_DUPLEX_STREAMED = "FULL_DUPLEX_STREAMED"
+
+
+class Upstream(StrEnum):
+    """How Envoy gets from the EPP's answer to a connection."""
+
+    ORIGINAL_DST = "original_dst"
+    """Connects to the address in the header, whatever it is. One address only; no fallback; no served metadata."""
+
+    OVERRIDE_HOST = "override_host"
+    """Picks the named endpoint from those it was given: header first, then metadata, then round robin. Takes a list, which
+    retries walk down, and records the endpoint that served."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Proxy:
+    """What both kinds of bootstrap have in common."""
+
+    listen_port: int = 0
+    """On 127.0.0.1; 0 takes a free one, which the admin page /listeners?format=json tells."""
+
+    admin_port: int = 0
+    """On 127.0.0.1; 0 takes a free one, which Envoy writes to the file named by --admin-address-path."""
+
+    upstream_http2: bool = False
+    """Speak HTTP/2 without TLS to the endpoints; else HTTP/1.1."""
+
+    fresh_upstream_connections: bool = False
+    """Use every upstream connection once. For servers that close a kept-alive connection without announcing it, such as
+    llama.cpp after a streamed answer: a request sent into that close is lost, and answered with 503."""
+
+    retries: int = 0
+    """How many more endpoints to try when one cannot be reached. A request that one has begun is never sent again."""
+
+    buffer_limit_bytes: int = 8 * 1024 * 1024
+    """Per connection, each direction. Where a mode must hold a whole body, a longer one fails: 413 for a request, 500 for
+    an answer. Elsewhere it bounds how much is read at once, and so how large a body message gets."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BootstrapOptions(_Proxy):
+    """An Envoy that asks an EPP about each request."""
+
+    epp: str
+    """``ip:port`` of the ext_proc service."""
+
+    epp_tls: bool = False
+    """Use TLS to the EPP, and accept any certificate."""
+
+    upstream: Upstream = Upstream.ORIGINAL_DST
+    endpoints: tuple[str, ...] = ()
+    """``ip:port`` of every endpoint. Needed for OVERRIDE_HOST, unused by ORIGINAL_DST."""
+
+    request_body: BodyMode = BodyMode.FULL_DUPLEX_STREAMED
+    response_body: BodyMode = BodyMode.FULL_DUPLEX_STREAMED
+    message_timeout_s: float = 1000.0
+    """How long Envoy waits for each answer, for the modes in which it waits."""
+
+    failure_mode_allow: bool = False
+    """Let a request pass, without a pick, when the EPP cannot be asked; else it fails. Envoy 1.40 fails it all the same once
+    it has sent body to the EPP in FULL_DUPLEX_STREAMED, so with a dead EPP only requests without a body pass there."""
+
+    allow_mode_override: bool = False
+    """Obey ``mode_override`` in the EPP's answers to headers."""
+
+    subset_hint_header: str | None = None
+    """Request header whose comma-separated value becomes the subset hint, so that a client can play the gateway.
+    A blank one sets none."""
+
+    def __post_init__(self) -> None:
+        if self.upstream is Upstream.OVERRIDE_HOST and not self.endpoints:
+            raise ValueError("endpoints: override_host chooses among endpoints that it is given; name at least one")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundRobinOptions(_Proxy):
+    """A plain Envoy that asks nobody: what an EPP is compared with."""
+
+    endpoints: tuple[str, ...]
+    """``ip:port`` of every endpoint."""
+
+    def __post_init__(self) -> None:
+        if not self.endpoints:
+            raise ValueError("endpoints: there is nothing to balance over; name at least one")
