@@ -96,7 +96,9 @@ def request_trailers_reply(destination: Destination | None = None) -> bytes:
 def response_headers_reply(set_headers: Mapping[str, str]) -> bytes:
     """The reply to response headers."""
     reply = pb.ProcessingResponse()
-    _set_headers(reply.response_headers.response.header_mutation, set_headers.items())
+    common = reply.response_headers.response
+    common.SetInParent()
+    _set_headers(common.header_mutation, set_headers.items())
     return reply.SerializeToString()
 
 
