@@ -96,12 +96,7 @@ class UsageReader(Protocol):
 
 
 class Parser(Plugin):
-    """Understands request bodies of some paths, and the token usage in their responses.
-
-    With `needs_model` a request whose body names no model, and that no rewrite gives one, is refused.
-    """
-
-    needs_model: ClassVar[bool] = False
+    """Understands request bodies of some paths, and the token usage in their responses."""
 
     def paths(self) -> Sequence[str]:
         """Path suffixes that this parser claims (`chat/completions`); none at all: a fallback for every path."""

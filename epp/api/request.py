@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -38,7 +38,12 @@ class Usage(msgspec.Struct, frozen=True):
 
 
 class Payload:
-    """What a parser understood of a request body. Parsers subclass it where the model name can be replaced."""
+    """What a parser understood of a request body. Parsers subclass it where the model name can be replaced.
+
+    With `model_required` a request whose body names no model, and that no rewrite gives one, is refused.
+    """
+
+    model_required: ClassVar[bool] = False
 
     __slots__ = ("cache_salt", "max_output_tokens", "model", "prompts", "skip_response", "streaming")
 
@@ -65,7 +70,7 @@ class Payload:
         return sum(p.token_count for p in self.prompts)
 
     def with_model(self, body: bytes, model: str) -> bytes:
-        """`body` with the model name replaced by `model`. Bodies without a model name come back unchanged."""
+        """`body`, the one that was parsed, with the model name replaced. Bodies that hold none come back unchanged."""
         return body
 
 

@@ -12,12 +12,25 @@ from typing import Final
 
 import numpy as np
 
-from epp.api import Candidates, Code, Parser, Plugin, Request, RequestError, SchedulingResult, headers
+from epp.api import (
+    IN_FLIGHT_REQUESTS,
+    WAITING_REQUESTS,
+    Candidates,
+    Code,
+    Parser,
+    Plugin,
+    PrefixMatch,
+    Request,
+    RequestError,
+    SchedulingResult,
+    headers,
+)
 from epp.config.pipeline import Pipeline
 from epp.data.datastore import Datastore
 from epp.director.waiting import Path, Wait
 from epp.extproc.exchange import Destination, RequestHead
 from epp.observability.metrics import Recorder
+from epp.observability.requests import RequestLog
 
 _BODILESS_METHODS: Final = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
 _PATH_HEADERS: Final = (":path", "x-original-path", "x-forwarded-path")
@@ -32,6 +45,7 @@ class Director:
         pipeline: Pipeline,
         *,
         recorder: Recorder,
+        request_log: RequestLog,
         clock: Callable[[], float],
         use_subset_hint: bool = True,
         emit_scores: bool = False,
@@ -39,6 +53,7 @@ class Director:
         self.datastore = datastore
         self.pipeline = pipeline
         self.recorder = recorder
+        self.request_log = request_log
         self.clock = clock
         self.log = logging.getLogger("epp.director")
         self._use_subset_hint = use_subset_hint
@@ -66,6 +81,24 @@ class Director:
         self._account(pipeline, request, result)
         return self._destination(request, result, body)
 
+    def facts(self, request: Request) -> dict[str, object]:
+        """What was known of the chosen endpoint when it was chosen, for the log. Empty when nobody reads it."""
+        result = request.result
+        if result is None or not self.request_log.wanted:
+            return {}
+        row = result.target.row
+        columns = self.datastore.fleet.columns
+        facts: dict[str, object] = {
+            "candidates": len(request.candidates or ()),
+            "queue": int(columns[WAITING_REQUESTS][row]),
+            "in_flight": int(columns[IN_FLIGHT_REQUESTS][row]),
+        }
+        match = next((v for v in request.data.values() if isinstance(v, PrefixMatch)), None)
+        if match is not None:
+            facts["prefix_blocks"] = int(match.matched_blocks[row])
+            facts["prefix_total"] = match.total_blocks
+        return facts
+
     # --- reading -----------------------------------------------------------------------------------------------------
 
     def _read(self, pipeline: Pipeline, request: Request, head: RequestHead, body: bytes | None) -> None:
@@ -82,8 +115,7 @@ class Director:
         request.state[Parser] = parser
 
     def _rewrite(self, request: Request) -> None:
-        parser: Parser | None = request.state.get(Parser)
-        if parser is None or (request.payload.model is None and not parser.needs_model):
+        if request.payload.model is None and not request.payload.model_required:
             return
         request.model = headers.first_of(request.headers, headers.MODEL_REWRITE) or request.model
         rule = self.datastore.rewrite(request.incoming_model)

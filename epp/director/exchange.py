@@ -18,7 +18,18 @@ _EVENT_STREAM: Final = "text/event-stream"
 class RequestExchange:
     """Implements `epp.extproc.exchange.Exchange` for one request. `suspend` takes over when the decision has to wait."""
 
-    __slots__ = ("_director", "_mode", "_pipeline", "_restorer", "_routed", "_suspend", "_usage", "request", "response")
+    __slots__ = (
+        "_director",
+        "_facts",
+        "_headers_only",
+        "_mode",
+        "_pipeline",
+        "_restorer",
+        "_suspend",
+        "_usage",
+        "request",
+        "response",
+    )
 
     def __init__(self, director: Director, suspend: Suspend) -> None:
         self._director = director
@@ -27,7 +38,8 @@ class RequestExchange:
         self._mode = BodyMode.NONE
         self._usage: UsageReader | None = None
         self._restorer: Restorer | None = None
-        self._routed = False
+        self._headers_only = False
+        self._facts: dict[str, object] = {}
         self.request: Request | None = None
         self.response = Response()
 
@@ -40,6 +52,7 @@ class RequestExchange:
         if not request_id:
             request.set_headers[headers.REQUEST_ID] = request.id
         self._mode = head.response_body_mode
+        self._headers_only = head.end_of_stream
         path = director.path(self._pipeline, request, head, body)
         try:
             waiting = next(path)
@@ -51,13 +64,17 @@ class RequestExchange:
 
     def decided(self, destination: Destination) -> Destination:
         """Note that the request is on its way. Called with the path's outcome, also when it had to wait."""
-        assert self.request is not None
-        self._routed = True
-        self._director.recorder.request_routed(self.request)
+        request = self.request
+        assert request is not None
+        # Requests without a body (lists of models, health checks) are no inference: the Go EPP does not count them either.
+        if not self._headers_only:
+            self._director.recorder.request_routed(request)
+            self._director.recorder.request_started(request)
+        self._facts = self._director.facts(request)
         return destination
 
     def refused(self, error: RequestError) -> None:
-        self._director.recorder.request_refused(self.request, error)
+        self._director.recorder.request_refused(self.request, error.code)
 
     def failed(self, where: str, error: Exception) -> None:
         request_id = self.request.id if self.request is not None else ""
@@ -157,5 +174,5 @@ class RequestExchange:
                     hook.response_complete(request, response)
                 except Exception as error:
                     self._director.recorder.plugin_failed("ResponseComplete", hook, error)
-        if self._routed:
-            self._director.recorder.request_ended(request, response)
+        self._director.recorder.request_ended(request, response)
+        self._director.request_log.request_line(request, response, **self._facts)

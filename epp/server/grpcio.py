@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Any, Final, cast
 
 import grpc
 
 from epp.director.director import Director
 from epp.server.gen import health_pb2
-from epp.server.health import Status
+from epp.server.health import HealthState, Serving
 from epp.server.session import MalformedMessage, Session
 
 EXT_PROC_SERVICE: Final = "envoy.service.ext_proc.v3.ExternalProcessor"
 HEALTH_SERVICE: Final = "grpc.health.v1.Health"
-
-_STATUS: Final = {
-    Status.SERVING: health_pb2.HealthCheckResponse.SERVING,
-    Status.NOT_SERVING: health_pb2.HealthCheckResponse.NOT_SERVING,
-    Status.SERVICE_UNKNOWN: health_pb2.HealthCheckResponse.SERVICE_UNKNOWN,
-}
 
 
 class ExtProcService:
@@ -92,11 +86,10 @@ async def _send(session: Session, context: grpc.aio.ServicerContext[bytes, bytes
 
 
 class HealthService:
-    """grpc.health.v1 over a function that knows the answer. `Watch` is not implemented, as in the Go EPP."""
+    """grpc.health.v1 for what `state` says. `Watch` is not implemented, as in the Go EPP."""
 
-    def __init__(self, check: Callable[[str], Status], names: Callable[[], Sequence[str]]) -> None:
-        self._check = check
-        self._names = names
+    def __init__(self, state: HealthState) -> None:
+        self._state = state
 
     def handler(self) -> grpc.GenericRpcHandler:
         return grpc.method_handlers_generic_handler(
@@ -119,18 +112,22 @@ class HealthService:
     async def _on_check(
         self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> health_pb2.HealthCheckResponse:
-        return health_pb2.HealthCheckResponse(status=_STATUS[self._check(request.service)])
+        return _answer(self._state.check(request.service))
 
     async def _on_list(
         self, request: health_pb2.HealthListRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> health_pb2.HealthListResponse:
         reply = health_pb2.HealthListResponse()
-        for name in self._names():
-            reply.statuses[name].status = _STATUS[self._check(name)]
+        for name, serving in self._state.list().items():
+            reply.statuses[name].CopyFrom(_answer(serving))
         return reply
 
     async def _on_watch(self, request: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Watch is not implemented")
+
+
+def _answer(serving: Serving) -> health_pb2.HealthCheckResponse:
+    return health_pb2.HealthCheckResponse(status=cast(health_pb2.HealthCheckResponse.ServingStatus, serving.value))
 
 
 class GrpcServer:

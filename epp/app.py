@@ -1,0 +1,360 @@
+"""The composition root: makes the parts of a running EPP from its options, starts them in order, stops them in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import grpc
+import msgspec
+
+from epp import version
+from epp.api import ConfigError, Endpoint, Plugin
+from epp.cli.options import NO_KUBERNETES, NO_SOURCE, RunOptions, Source, UsageError
+from epp.config import Environment, Loaded, Pipeline, Registry, build, describe, load_default, load_file, load_text
+from epp.config.resolved import DataLayer
+from epp.data.collector import Collector
+from epp.data.datastore import Datastore
+from epp.data.engines import EngineConfig, Engines, load_engines, override_engine
+from epp.data.metrics_source import MetricsSource
+from epp.director.director import Director
+from epp.discovery.file import FileDiscovery
+from epp.discovery.static import parse_endpoints
+from epp.observability.logs import INFO, log_event
+from epp.observability.metrics import Recorder
+from epp.observability.requests import RequestLog
+from epp.observability.state import endpoints_state, plugins_state
+from epp.server.grpcio import ExtProcService, GrpcServer, HealthService
+from epp.server.health import HealthState
+from epp.server.http import HttpServer, Pages
+from epp.server.tls import Certificate, grpc_credentials
+from epp_plugins.registry import ALIASES, BUILTIN, REPLACED
+
+_log: Final = logging.getLogger("epp")
+_DEFAULT_RECEIVE_BYTES: Final = 64 << 20  # one message holds at most Envoy's buffer, but a buffered body is one message
+_LAST_GRACE_S: Final = 5.0
+
+
+class StartError(Exception):
+    """A part cannot start: a port is taken, a certificate is missing. The message says which and why."""
+
+
+def make_registry() -> Registry:
+    """All plugins: in-tree ones and those of installed packages."""
+    return Registry.with_installed(BUILTIN, aliases=ALIASES, replaced=REPLACED)
+
+
+def load_config(options: RunOptions) -> Loaded:
+    """The configuration that the options name, or the built-in default."""
+    if options.config_file:
+        return load_file(options.config_file)
+    if options.config_text:
+        return load_text(options.config_text, "--config-text")
+    return load_default()
+
+
+class Service:
+    """One EPP. `start`, then `run_until_stopped`, then `stop`; `stop` is right after a failed start, too."""
+
+    def __init__(self, options: RunOptions, loaded: Loaded, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """Raises InvalidConfig, ConfigError or UsageError; nothing is running then."""
+        self._options = options
+        self._clock = clock
+        self._random = random.Random()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._stop_asked = asyncio.Event()
+        self._hurry = asyncio.Event()
+        pool = options.pool_name or "epp"
+        self.recorder = Recorder(
+            clock,
+            stream_metrics=options.enable_grpc_stream_metrics,
+            build_ref=version(),
+            fairness_id_limit=options.fairness_id_metric_label_limit,
+        )
+        self.datastore = Datastore(rng=self._random)
+        self.environment = Environment(
+            fleet=self.datastore.fleet,
+            clock=clock,
+            random=self._random,
+            log=_log.getChild("plugins"),
+            metrics=self.recorder.plugin_metrics,
+            pool_name=pool,
+            observer=self.recorder,
+            allow_experimental=options.allow_experimental_plugins,
+        )
+        self.registry = make_registry()
+        pipeline = build(loaded, self.registry, self.environment)
+        self.health = HealthState(leader_election=False)
+        self.request_log = RequestLog()
+        self.director = Director(
+            self.datastore,
+            pipeline,
+            recorder=self.recorder,
+            request_log=self.request_log,
+            clock=clock,
+            use_subset_hint=not options.disable_endpoint_subset_filter,
+            emit_scores=options.emit_endpoint_scores,
+        )
+        self._collector = self._make_collector(pipeline)
+        self._file_discovery = self._make_file_discovery(pipeline)
+        self._certificate: Certificate | None = None
+        self._ext_proc_service = ExtProcService(self.director, max_body_bytes=options.max_request_body_bytes)
+        self._ext_proc: GrpcServer | None = None
+        self._health_server: GrpcServer | None = None
+        self._http: HttpServer | None = None
+        self.recorder.config_loaded(pipeline.config_hash)
+        self.recorder.watch_fleet(self.datastore.fleet, clock, options.metrics_staleness_threshold_s, pool)
+        self.recorder.watch_scrapes(self._scrape_counts)
+        self._check_source()
+
+    # --- running -----------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Open the ports and begin to look for endpoints. Raises StartError or ConfigError."""
+        options = self._options
+        pipeline = self.director.pipeline
+        self.datastore.add_listener(self._collector)
+        for listener in pipeline.endpoint_listeners:
+            self.datastore.add_listener(listener)
+        if self._file_discovery is not None:
+            self._file_discovery.load()
+            if self._follow_file(pipeline):
+                self._spawn(self._file_discovery.watch(), "file discovery")
+        else:
+            self.datastore.replace_all(parse_endpoints(f"{e.name}={e.host}:{e.port}" for e in options.endpoints))
+            self.datastore.synced = True
+        self.health.synced = self.datastore.synced
+        self._health_server = self._open(
+            [HealthService(self.health).handler()], options.health_host, options.health_port, "--grpc-health-port"
+        )
+        self._ext_proc = self._open(
+            [self._ext_proc_service.handler(), HealthService(self.health).handler()],
+            options.grpc_host,
+            options.grpc_port,
+            "--grpc-port",
+            credentials=self._credentials(),
+        )
+        try:
+            self._http = await HttpServer.start(self._pages(), options.metrics_host, options.metrics_port)
+        except OSError as error:
+            address = f"{options.metrics_host}:{options.metrics_port}"
+            raise StartError(f"cannot listen on {address} (--metrics-port): {error.strerror or error}") from error
+        await self._health_server.start()
+        await self._ext_proc.start()
+        log_event(
+            _log,
+            INFO,
+            "serving",
+            version=version(),
+            ext_proc_port=self._ext_proc.port,
+            health_port=self._health_server.port,
+            metrics_port=self._http.port,
+            tls="off" if self._certificate is None else (options.cert_path or "self-signed"),
+            transport=options.transport.value,
+            endpoints=len(self.datastore),
+            config=options.config_file or ("--config-text" if options.config_text else "built-in default"),
+            config_hash=pipeline.config_hash,
+        )
+
+    async def run_until_stopped(self) -> None:
+        """Serve until `ask_to_stop`; then be not ready, and go on serving for the drain time-out."""
+        await self._stop_asked.wait()
+        self.health.draining = True
+        window_s = 0.0 if self._hurry.is_set() else self._options.drain_timeout_s
+        log_event(_log, INFO, "draining", seconds=window_s, open_streams=self._ext_proc_service.open_streams)
+        if window_s:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._hurry.wait(), window_s)
+
+    def ask_to_stop(self, *, hurry: bool = False) -> None:
+        """Begin to shut down. `hurry`, or asking again: without waiting for the gateway to notice."""
+        if hurry or self._stop_asked.is_set():
+            self._hurry.set()
+        self._stop_asked.set()
+
+    async def stop(self) -> None:
+        """Close the ports; streams in progress get a few seconds to end. Nothing is left running."""
+        if self._ext_proc is not None:
+            await self._ext_proc.stop(grace_s=_LAST_GRACE_S)
+        if self._health_server is not None:
+            await self._health_server.stop(grace_s=0)
+        if self._http is not None:
+            await self._http.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._collector.close()
+        log_event(_log, INFO, "stopped")
+
+    # --- parts -------------------------------------------------------------------------------------------------------
+
+    def _check_source(self) -> None:
+        if self._file_discovery is not None:
+            return
+        source = self._options.source
+        if source in (Source.POOL, Source.SELECTOR):
+            raise UsageError(NO_KUBERNETES)
+        if source is Source.UNSAID:
+            raise UsageError(NO_SOURCE)
+
+    def _make_file_discovery(self, pipeline: Pipeline) -> FileDiscovery | None:
+        plugin = _discovery_plugin(pipeline)
+        return None if plugin is None else FileDiscovery(plugin.params.path, self.datastore)
+
+    def _follow_file(self, pipeline: Pipeline) -> bool:
+        plugin = _discovery_plugin(pipeline)
+        return plugin is not None and bool(plugin.params.watch_file)
+
+    def _make_collector(self, pipeline: Pipeline) -> Collector:
+        options = self._options
+        source = _first_of_type(pipeline, "metrics-data-source")
+        extractor = _first_of_type(pipeline, "core-metrics-extractor")
+        interval_s = options.refresh_metrics_interval_s
+        if source is not None:
+            interval_s = max(interval_s, getattr(source, "interval_s", 0.0))
+        return Collector(
+            self.datastore.fleet,
+            self._engines(extractor),
+            clock=self._clock,
+            source=self._metrics_source(source),
+            interval_s=interval_s,
+            rng=self._random,
+        )
+
+    def _engines(self, extractor: Plugin | None) -> Engines:
+        if extractor is None:
+            engines = load_engines()
+        else:
+            params = extractor.params
+            configs = [msgspec.convert(msgspec.to_builtins(c), EngineConfig) for c in params.engine_configs]
+            engines = load_engines(configs, default_engine=params.default_engine, label_key=params.engine_label_key)
+        specs = self._options.metric_specs
+        overridden = override_engine(
+            engines.default,
+            queued=specs.waiting_requests,
+            running=specs.running_requests,
+            kv_usage=specs.kv_cache_usage,
+            lora=specs.lora_info,
+            cache_info=specs.cache_info,
+        )
+        return engines.with_default(overridden) if overridden != engines.default else engines
+
+    def _metrics_source(self, plugin: Plugin | None) -> MetricsSource:
+        options = self._options
+        if plugin is not None and _is_default(plugin):
+            plugin = None
+        if plugin is None:
+            return MetricsSource(
+                scheme="https" if options.model_server_metrics_scheme == "https" else "http",
+                path=options.model_server_metrics_path if options.model_server_metrics_path != "/metrics" else None,
+                port=options.model_server_metrics_port or None,
+                insecure_skip_verify=options.model_server_metrics_insecure_skip_verify,
+            )
+        params = plugin.params
+        return MetricsSource(
+            scheme=params.scheme,
+            path=params.path if params.path != "/metrics" else None,
+            port=params.port or None,
+            insecure_skip_verify=params.insecure_skip_verify,
+            ca_cert_path=params.ca_cert_path,
+            client_cert_path=params.client_cert_path,
+            client_key_path=params.client_key_path,
+        )
+
+    def _credentials(self) -> grpc.ServerCredentials | None:
+        options = self._options
+        if not options.secure_serving:
+            return None
+        self._certificate = Certificate(Path(options.cert_path) if options.cert_path else None)
+        if options.enable_cert_reload:
+            self._spawn(self._certificate.follow(), "certificate reload")
+        return grpc_credentials(
+            self._certificate, min_version=options.tls_min_version, cipher_suites=options.tls_cipher_suites
+        )
+
+    def _open(
+        self,
+        handlers: list[grpc.GenericRpcHandler],
+        host: str,
+        port: int,
+        flag: str,
+        *,
+        credentials: grpc.ServerCredentials | None = None,
+    ) -> GrpcServer:
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        try:
+            return GrpcServer(
+                handlers,
+                address=address,
+                credentials=credentials,
+                max_receive_bytes=self._options.grpc_max_recv_msg_size_bytes or _DEFAULT_RECEIVE_BYTES,
+                max_send_bytes=self._options.grpc_max_send_msg_size_bytes or -1,
+            )
+        except (RuntimeError, OSError) as error:
+            raise StartError(f"cannot listen on {address} ({flag}): is it in use?") from error
+
+    def _pages(self) -> Pages:
+        return Pages(
+            metrics=self.recorder.parts,
+            problems=self.health.problems,
+            endpoints=lambda: endpoints_state(
+                self.datastore.fleet,
+                self._clock,
+                pool_name=self.environment.pool_name,
+                scrapes=self._scrape_counts,
+            ),
+            config=lambda: (describe(self.director.pipeline), self.director.pipeline.config_hash),
+            plugins=lambda: plugins_state(self.director.pipeline.plugins),
+            requests=self.request_log.recent,
+        )
+
+    def _scrape_counts(self) -> Iterator[tuple[str, str, float]]:
+        for status in self._collector.statuses():
+            yield status.endpoint.name, "ok", status.scrapes
+            yield status.endpoint.name, "failed", status.failures
+
+    def _spawn(self, work: object, name: str) -> None:
+        async def guarded() -> None:
+            try:
+                await work  # type: ignore[misc]
+            except Exception:
+                _log.exception("%s has stopped", name)
+
+        self._tasks.append(asyncio.get_running_loop().create_task(guarded(), name=name))
+
+
+def _first_of_type(pipeline: Pipeline, type_name: str) -> Plugin | None:
+    return next((p for p in pipeline.plugins.values() if p.type == type_name), None)
+
+
+def _is_default(plugin: Plugin) -> bool:
+    return bool(plugin.params == type(plugin).Params())
+
+
+def _discovery_plugin(pipeline: Pipeline) -> Plugin | None:
+    layer: DataLayer = pipeline.settings["data_layer"]
+    return pipeline.plugins[layer.discovery] if layer.discovery else None
+
+
+async def serve(options: RunOptions, loaded: Loaded) -> None:
+    """Run one EPP until SIGTERM or SIGINT. Raises InvalidConfig, ConfigError, UsageError or StartError."""
+    service = Service(options, loaded)
+    loop = asyncio.get_running_loop()
+    # Ctrl-C is a person who waits; SIGTERM is a gateway that has to notice first.
+    loop.add_signal_handler(signal.SIGTERM, service.ask_to_stop)
+    loop.add_signal_handler(signal.SIGINT, lambda: service.ask_to_stop(hurry=True))
+    try:
+        await service.start()
+        await service.run_until_stopped()
+    finally:
+        await service.stop()
+
+
+__all__ = ["ConfigError", "Endpoint", "Service", "StartError", "load_config", "make_registry", "serve"]

@@ -1,0 +1,83 @@
+"""Finds the subcommand and runs it.
+
+Exit status: 0 all is well, 1 something failed while running, 2 the command line or the configuration is wrong, 130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from epp import version
+
+_USAGE: Final = """\
+Usage: epp COMMAND [flags]
+
+Commands:
+  run      serve: pick an endpoint for every request that a gateway asks about
+  check    read a configuration, show what it comes to and everything that is wrong with it
+  demo     a real Envoy, four real llama.cpp servers and the EPP, on loopback
+  sim      simulated model servers, for tests
+  version  print the version
+
+`epp COMMAND --help` lists a command's flags.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_USAGE, end="")
+        return 0 if arguments else 2
+    name, rest = arguments[0], arguments[1:]
+    if name in ("--version", "version"):
+        print(f"epp {version()}")
+        return 0
+    command = _COMMANDS.get(name)
+    if command is None:
+        print(f"epp: there is no command {name!r}\n\n{_USAGE}", end="", file=sys.stderr)
+        return 2
+    try:
+        return command(rest)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader of a pipe has gone (`epp check FILE | head`); without this Python complains once more at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _run(arguments: Sequence[str]) -> int:
+    from epp.cli.run import run
+
+    return run(arguments)
+
+
+def _check(arguments: Sequence[str]) -> int:
+    from epp.cli.check import check
+
+    return check(arguments)
+
+
+def _demo(arguments: Sequence[str]) -> int:
+    from epp.demo.cli import main as demo
+
+    return demo(arguments)
+
+
+def _sim(arguments: Sequence[str]) -> int:
+    from epp.sim.cli import main as sim
+
+    return sim(arguments)
+
+
+# Imported when asked for: `epp sim` needs no gRPC, `epp version` needs nothing.
+_COMMANDS: Final[Mapping[str, Callable[[Sequence[str]], int]]] = {
+    "run": _run,
+    "check": _check,
+    "demo": _demo,
+    "sim": _sim,
+}

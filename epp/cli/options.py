@@ -1,0 +1,421 @@
+"""Every option of `epp run`: the Go EPP's flags with their names and defaults, and a few of ours.
+
+`parse` reads and checks a command line; nothing here opens a file or a socket. What needs the configuration to be decided
+(whether endpoints come from file discovery) is left to the app: see `RunOptions.source`.
+"""
+
+from __future__ import annotations
+
+import enum
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from epp.cli.flags import (
+    NO_EFFECT,
+    Flag,
+    Group,
+    HelpRequested,
+    Parsed,
+    UsageError,
+    choice,
+    duration,
+    integer,
+    items,
+    number,
+    parse_flags,
+    size,
+    switch,
+    text,
+)
+
+__all__ = ["HelpRequested", "RunOptions", "Source", "StaticEndpoint", "Transport", "UsageError", "help_text", "parse"]
+
+NO_SOURCE: Final = (
+    "either pool-name or endpoint-selector must be set, or --endpoint HOST:PORT, "
+    "or a file-discovery plugin in the configuration"
+)
+NO_KUBERNETES: Final = "Kubernetes discovery is not part of this version; use --endpoint or file-discovery"
+
+MIN_REFRESH_S: Final = 0.05
+MAX_TARGET_PORTS: Final = 8  # InferencePool v1: spec.targetPorts has at most 8 items
+
+
+class Source(enum.Enum):
+    """Where the command line says that endpoints come from. File discovery in the configuration goes before all others."""
+
+    STATIC = "endpoint"
+    POOL = "pool-name"
+    SELECTOR = "endpoint-selector"
+    UNSAID = ""
+
+
+class Transport(enum.Enum):
+    """What serves the ext_proc port."""
+
+    GRPCIO = "grpcio"
+
+
+class StaticEndpoint(msgspec.Struct, frozen=True):
+    """`--endpoint`: a model server's address. `host` is a name or an IP address (IPv6 without brackets)."""
+
+    name: str
+    host: str
+    port: int
+
+
+class MetricSpecs(msgspec.Struct, frozen=True):
+    """The flags that name a model server's metrics, deprecated by the Go EPP and honoured here. None: not given."""
+
+    waiting_requests: str | None = None
+    running_requests: str | None = None
+    kv_cache_usage: str | None = None
+    lora_info: str | None = None
+    cache_info: str | None = None
+
+
+class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """A checked command line. `warnings` are for the log: accepted, but not as somebody may think."""
+
+    config_file: str = ""
+    config_text: str = ""
+    allow_experimental_plugins: bool = False
+
+    endpoints: tuple[StaticEndpoint, ...] = ()
+    pool_name: str = ""
+    pool_namespace: str = "default"
+    pool_group: str = "inference.networking.k8s.io"
+    endpoint_selector: str = ""
+    endpoint_target_ports: tuple[int, ...] = ()
+    disable_endpoint_subset_filter: bool = False
+    emit_endpoint_scores: bool = False
+    ha_enable_leader_election: bool = False
+    pod_name: str = ""  # env POD_NAME
+
+    transport: Transport = Transport.GRPCIO
+    grpc_port: int = 9002
+    grpc_host: str = "0.0.0.0"
+    health_port: int = 9003
+    health_host: str = "0.0.0.0"
+    metrics_port: int = 9090
+    metrics_host: str = "0.0.0.0"
+    drain_timeout_s: float = 30.0
+    max_request_body_bytes: int = 100 << 20
+    grpc_max_recv_msg_size_bytes: int | None = None
+    grpc_max_send_msg_size_bytes: int | None = None
+    grpc_enable_compression: bool = False
+    health_checking: bool = False
+
+    secure_serving: bool = True
+    cert_path: str = ""
+    enable_cert_reload: bool = False
+    tls_min_version: str = ""
+    tls_cipher_suites: tuple[str, ...] = ()
+    metrics_endpoint_auth: bool = True
+    metrics_cert_dir: str = ""
+    metrics_client_ca_file: str = ""
+
+    metric_specs: MetricSpecs = MetricSpecs()
+    model_server_metrics_scheme: str = "http"
+    model_server_metrics_path: str = "/metrics"
+    model_server_metrics_port: int = 0  # 0: the endpoint's own
+    model_server_metrics_insecure_skip_verify: bool = True
+    refresh_metrics_interval_s: float = 0.05
+    refresh_prometheus_metrics_interval_s: float = 5.0
+    metrics_staleness_threshold_s: float = 2.0
+
+    verbosity: int = 2
+    log_format: str = "auto"
+    tracing: bool = True
+    enable_pprof: bool = True
+    enable_grpc_stream_metrics: bool = False
+    fairness_id_metric_label_limit: int = 1000
+
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def source(self) -> Source:
+        if self.endpoints:
+            return Source.STATIC
+        if self.pool_name:
+            return Source.POOL
+        return Source.SELECTOR if self.endpoint_selector else Source.UNSAID
+
+    @property
+    def log_json(self) -> bool | None:
+        """None: JSON unless the log goes to a terminal."""
+        return {"json": True, "console": False}.get(self.log_format)
+
+
+def _listed(name: str, summary: str, *, unit: str, field: str = "", note: str = "") -> Flag:
+    return items(name, summary, str, unit=unit, field=field, note=note)
+
+
+def _port(name: str, default: int, summary: str, field: str = "") -> Flag:
+    return number(name, default, summary, field=field)
+
+
+_OLD: Final = "deprecated; prefer core-metrics-extractor.engineConfigs in the configuration"
+
+GROUPS: Final = (
+    Group(
+        "Configuration",
+        (
+            text("config-file", "", "EndpointPickerConfig file; without one the built-in default is used", unit="FILE"),
+            text("config-text", "", "the configuration itself, instead of a file", unit="YAML"),
+            switch("allow-experimental-plugins", False, "load plugins that are marked as experimental"),
+        ),
+    ),
+    Group(
+        "Endpoints: --endpoint, or a file-discovery plugin in the configuration",
+        (
+            _listed("endpoint", "a model server; may be repeated", unit="[NAME=]HOST:PORT[,...]", field="endpoints"),
+            text(
+                "pool-name", "", "name of the InferencePool; with --endpoint or file-discovery only a label of metrics"
+            ),
+            text("pool-namespace", "", "the pool's namespace; without it the environment's NAMESPACE, else default"),
+            text("pool-group", RunOptions().pool_group, "API group of the InferencePool", note=NO_EFFECT),
+            text(
+                "endpoint-selector", "", "pods to serve, by labels, instead of a pool", unit="SELECTOR", note=NO_EFFECT
+            ),
+            items("endpoint-target-ports", "ports of those pods, 1 to 8", integer, unit="PORT[,...]", note=NO_EFFECT),
+            switch("disable-endpoint-subset-filter", False, "ignore the proxy's subset hint"),
+            switch("emit-endpoint-scores", False, "tell the proxy the scores, in dynamic metadata"),
+            switch("ha-enable-leader-election", False, "be ready only while holding the lease", note=NO_EFFECT),
+        ),
+    ),
+    Group(
+        "Serving",
+        (
+            choice("transport", "grpcio", "what serves the ext_proc port", [t.value for t in Transport]),
+            _port("grpc-port", 9002, "port of ext_proc"),
+            _port("grpc-health-port", 9003, "port of gRPC health checks (plain text)", "health_port"),
+            _port("metrics-port", 9090, "port of /metrics, /healthz, /readyz and /debug"),
+            text("listen", "0.0.0.0", "address to listen on, for all ports", unit="HOST"),
+            text("grpc-bind-address", "", "the same, for ext_proc only", unit="HOST", field="grpc_host"),
+            text("grpc-health-bind-address", "", "the same, for health checks only", unit="HOST", field="health_host"),
+            text("metrics-bind-address", "", "the same, for the metrics port only", unit="HOST", field="metrics_host"),
+            duration("drain-timeout", 30.0, "how long to go on serving after SIGTERM"),
+            size("max-request-body", 100 << 20, "largest request body; larger ones are answered 413"),
+            size("grpc-max-recv-msg-size", None, "largest gRPC message to receive; without it 4Mi"),
+            size("grpc-max-send-msg-size", None, "largest gRPC message to send; without it no limit"),
+            switch("grpc-enable-compression", False, "compress gRPC messages", note=NO_EFFECT),
+            switch("health-checking", False, "also answer health checks on the ext_proc port"),
+        ),
+    ),
+    Group(
+        "TLS",
+        (
+            switch("secure-serving", True, "TLS on the ext_proc port"),
+            text(
+                "cert-path", "", "directory with tls.crt and tls.key; without it a self-signed certificate", unit="DIR"
+            ),
+            switch("enable-cert-reload", False, "follow changes of those files"),
+            text("tls-min-version", "", "VersionTLS12 or VersionTLS13", unit="VERSION"),
+            _listed("tls-cipher-suites", "suites for TLS 1.2 and older, by their IANA names", unit="NAME[,...]"),
+            switch("metrics-endpoint-auth", True, "ask Kubernetes who may read the metrics", note=NO_EFFECT),
+            text("metrics-cert-dir", "", "directory with the metrics port's certificate", unit="DIR", note=NO_EFFECT),
+            text("metrics-client-ca-file", "", "CA of clients of the metrics port", unit="FILE", note=NO_EFFECT),
+        ),
+    ),
+    Group(
+        "Metrics of model servers",
+        (
+            duration("refresh-metrics-interval", 0.05, "time between readings of an endpoint; at least 50ms"),
+            duration("metrics-staleness-threshold", 2.0, "older metrics do not count in the pool's averages"),
+            duration(
+                "refresh-prometheus-metrics-interval",
+                5.0,
+                "time between updates of the pool's averages",
+                note="no effect: they are worked out whenever they are read",
+            ),
+            text("total-queued-requests-metric", "", "metric of waiting requests", unit="METRIC", note=_OLD),
+            text("total-running-requests-metric", "", "metric of running requests", unit="METRIC", note=_OLD),
+            text("kv-cache-usage-percentage-metric", "", "metric of KV cache usage, 0 to 1", unit="METRIC", note=_OLD),
+            text("lora-info-metric", "", "metric of loaded adapters", unit="METRIC", note=_OLD),
+            text("cache-info-metric", "", "metric of the KV cache's layout", unit="METRIC", note=_OLD),
+            choice("model-server-metrics-scheme", "http", "of the metrics page", ("http", "https"), note="deprecated"),
+            text("model-server-metrics-path", "/metrics", "of the metrics page", unit="PATH", note="deprecated"),
+            number("model-server-metrics-port", 0, "of the metrics page; 0: the endpoint's", note="deprecated"),
+            switch(
+                "model-server-metrics-https-insecure-skip-verify", True, "accept any certificate", note="deprecated"
+            ),
+        ),
+    ),
+    Group(
+        "Diagnostics",
+        (
+            number(
+                "v", 2, "verbosity: 2 default, 3 a line per request, 4 debug, 5 trace", short="v", field="verbosity"
+            ),
+            choice("log-format", "auto", "auto: JSON unless on a terminal", ("auto", "json", "console")),
+            choice("zap-encoder", "", "the same as --log-format", ("json", "console")),
+            text("zap-log-level", "", "error, info, debug or a verbosity; -v goes before it", unit="LEVEL"),
+            switch("zap-devel", False, "of the Go EPP's logger", note=NO_EFFECT),
+            text("zap-stacktrace-level", "", "of the Go EPP's logger", unit="LEVEL", note=NO_EFFECT),
+            text("zap-time-encoding", "", "of the Go EPP's logger", unit="NAME", note=NO_EFFECT),
+            switch("tracing", True, "OpenTelemetry traces", note=NO_EFFECT),
+            switch("enable-pprof", True, "profiles on the metrics port", note=NO_EFFECT),
+            switch("enable-grpc-stream-metrics", False, "metrics of ext_proc streams"),
+            number("fairness-id-metric-label-limit", 1000, "fairness ids that metrics tell apart"),
+        ),
+    ),
+)
+
+
+def parse(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> RunOptions:
+    """The options that `argv` (without the program's name) asks for.
+
+    `environ` gives NAMESPACE and POD_NAME. Raises UsageError, and HelpRequested for `--help`.
+    """
+    parsed = parse_flags(argv, GROUPS)
+    environ = environ or {}
+    values = parsed.values
+    listen = values.pop("listen")
+    warnings: list[str] = []
+    options = {
+        **{name: value for name, value in values.items() if name in RunOptions.__struct_fields__},
+        "grpc_host": values["grpc_host"] or listen,
+        "health_host": values["health_host"] or listen,
+        "metrics_host": values["metrics_host"] or listen,
+        "endpoints": _endpoints(values["endpoints"]),
+        "endpoint_target_ports": tuple(dict.fromkeys(values["endpoint_target_ports"])),
+        "pool_namespace": values["pool_namespace"] or environ.get("NAMESPACE") or "default",
+        "pod_name": environ.get("POD_NAME", ""),
+        "transport": Transport(values["transport"]),
+        "metric_specs": _metric_specs(parsed),
+        "model_server_metrics_insecure_skip_verify": values["model_server_metrics_https_insecure_skip_verify"],
+        "verbosity": _verbosity(parsed),
+        "log_format": values["log_format"] if "log-format" in parsed.given else values["zap_encoder"] or "auto",
+    }
+    if values["refresh_metrics_interval_s"] < MIN_REFRESH_S:
+        warnings.append("--refresh-metrics-interval: 50ms is the least; using it")
+        options["refresh_metrics_interval_s"] = MIN_REFRESH_S
+    warnings += _stray(parsed)
+    warnings += [f"--{f.name}: {f.note}" for f in _noted() if f.name in parsed.given and f.note != "deprecated"]
+    checked = RunOptions(**options, warnings=tuple(warnings))
+    _check(checked)
+    return checked
+
+
+def help_text() -> str:
+    """All flags by group, with defaults and units."""
+    lines = ["Usage: epp run [flags]", "", "Values: DURATION 50ms, 30s, 1m30s; SIZE 100Mi, 25MB or bytes."]
+    for group in GROUPS:
+        lines += ["", f"{group.title}:"]
+        for flag in group.flags:
+            name = f"-{flag.short}, --{flag.name}" if flag.short else f"--{flag.name}"
+            default = flag.shown_default()
+            facts = [flag.help, f"(default {default})" if default else "", f"[{flag.note}]" if flag.note else ""]
+            lines.append(f"  {name}{' ' + flag.unit if flag.unit else '[=false]' if flag.default else ''}")
+            described = " ".join(f for f in facts if f)
+            lines += textwrap.wrap(described, 100, initial_indent=" " * 8, subsequent_indent=" " * 8)
+    return "\n".join(lines) + "\n"
+
+
+def _noted() -> list[Flag]:
+    return [flag for group in GROUPS for flag in group.flags if flag.note]
+
+
+def _stray(parsed: Parsed) -> list[str]:
+    """Arguments that are no flags. Go ignores them; a chart makes them out of boolean flags in its `flags` map."""
+    return [
+        f"argument {argument!r} is ignored"
+        + ("; a boolean flag takes its value after '=': --flag=false" if argument in ("true", "false") else "")
+        for argument in parsed.stray
+    ]
+
+
+def _endpoints(given: Sequence[str]) -> tuple[StaticEndpoint, ...]:
+    endpoints = tuple(_endpoint(item) for item in given)
+    for what, keys in (("name", [e.name for e in endpoints]), ("address", [f"{e.host}:{e.port}" for e in endpoints])):
+        twice = next((key for key in keys if keys.count(key) > 1), None)
+        if twice is not None:
+            raise UsageError(f"--endpoint: two endpoints have the {what} {twice!r}")
+    return endpoints
+
+
+def _endpoint(item: str) -> StaticEndpoint:
+    name, equals, address = item.rpartition("=")
+    host, colon, port = address.rpartition(":")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if not colon or not bare or (":" in bare and bare == host) or (equals and not name) or "/" in address:
+        raise UsageError(f"--endpoint: {item!r} is not [NAME=]HOST:PORT (an IPv6 address needs brackets)")
+    if not port.isascii() or not port.isdigit() or not 1 <= int(port) <= 65535:
+        raise UsageError(f"--endpoint: {item!r}: port {port!r} is not in 1..65535")
+    return StaticEndpoint(name or address, bare, int(port))
+
+
+def _metric_specs(parsed: Parsed) -> MetricSpecs:
+    def given(flag: str) -> str | None:
+        return parsed.values[flag.replace("-", "_")] if flag in parsed.given else None
+
+    return MetricSpecs(
+        waiting_requests=given("total-queued-requests-metric"),
+        running_requests=given("total-running-requests-metric"),
+        kv_cache_usage=given("kv-cache-usage-percentage-metric"),
+        lora_info=given("lora-info-metric"),
+        cache_info=given("cache-info-metric"),
+    )
+
+
+def _verbosity(parsed: Parsed) -> int:
+    level: str = parsed.values["zap_log_level"]
+    if "v" in parsed.given or not level:
+        return int(parsed.values["verbosity"])
+    named = {"panic": -1, "error": -1, "info": 2, "debug": 4}.get(level)
+    if named is not None:
+        return named
+    if not level.isascii() or not level.isdigit():
+        raise UsageError(f"--zap-log-level: {level!r} is not error, info, debug or a number")
+    return int(level)
+
+
+def _check(options: RunOptions) -> None:
+    """What single flags cannot show. Texts follow the Go EPP's where it has one."""
+    if options.endpoint_selector and (options.pool_name or options.endpoints):
+        raise UsageError("either pool-name or endpoint-selector must be set, not both, and neither with --endpoint")
+    if options.endpoint_selector:
+        ports = options.endpoint_target_ports
+        if not 1 <= len(ports) <= MAX_TARGET_PORTS:
+            raise UsageError(f'flag "endpoint-target-ports" should have length from 1 to {MAX_TARGET_PORTS}')
+        for port in ports:
+            if not 0 <= port <= 65535:
+                raise UsageError(f'invalid port number {port} in "endpoint-target-ports"')
+    if options.config_file and options.config_text:
+        raise UsageError('both the "config-file" and "config-text" flags cannot be set at the same time')
+    if options.metrics_client_ca_file and not options.metrics_cert_dir:
+        raise UsageError('"metrics-client-ca-file" requires "metrics-cert-dir"')
+    if options.metrics_cert_dir and not options.metrics_client_ca_file and not options.metrics_endpoint_auth:
+        raise UsageError(
+            '"metrics-cert-dir" enables metrics TLS without authentication; '
+            'set "metrics-client-ca-file" or "metrics-endpoint-auth"'
+        )
+    if options.enable_cert_reload and not options.cert_path:
+        raise UsageError("--enable-cert-reload: there are no files to follow; give --cert-path")
+    _check_ranges(options)
+
+
+def _check_ranges(options: RunOptions) -> None:
+    ports = {
+        "grpc-port": options.grpc_port,
+        "grpc-health-port": options.health_port,
+        "metrics-port": options.metrics_port,
+        "model-server-metrics-port": options.model_server_metrics_port,
+    }
+    for flag, port in ports.items():
+        if not 0 <= port <= 65535:
+            raise UsageError(f"--{flag}: {port} is not in 0..65535")
+    times: dict[str, Any] = {
+        "drain-timeout": options.drain_timeout_s,
+        "metrics-staleness-threshold": options.metrics_staleness_threshold_s,
+    }
+    for flag, seconds in times.items():
+        if seconds < 0:
+            raise UsageError(f"--{flag}: {seconds:g}s is negative")
+    if options.fairness_id_metric_label_limit < 0:
+        raise UsageError(f"--fairness-id-metric-label-limit: {options.fairness_id_metric_label_limit} is negative")
+    if not options.max_request_body_bytes:
+        raise UsageError("--max-request-body: 0 would refuse every request")

@@ -1,0 +1,37 @@
+"""What the service lends to the plugins of a pipeline."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable
+
+import msgspec
+
+from epp.api import Fleet, Handle, Metrics
+from epp.scheduling.observer import Observer, Unobserved
+
+
+class Environment(msgspec.Struct, frozen=True):
+    """One for the life of the process: plugins that a reload keeps hold on to it. `clock` gives seconds, monotonic."""
+
+    fleet: Fleet
+    clock: Callable[[], float]
+    random: random.Random
+    log: logging.Logger
+    metrics: Metrics
+    pool_name: str = ""
+    observer: Observer = Unobserved()
+    allow_experimental: bool = False
+
+    def handle(self, name: str) -> Handle:
+        """The handle of the plugin instance `name`; its logger is a child of that name."""
+        return Handle(
+            name=name,
+            fleet=self.fleet,
+            clock=self.clock,
+            random=self.random,
+            log=self.log.getChild(name),
+            metrics=self.metrics,
+            pool_name=self.pool_name,
+        )

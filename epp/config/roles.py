@@ -1,0 +1,94 @@
+"""What a plugin class can be used as, in the words of error messages, and when it reads and publishes data."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from epp.api import (
+    Admitter,
+    DataProducer,
+    Filter,
+    Parser,
+    Picker,
+    Plugin,
+    PreRequest,
+    ProfileHandler,
+    RequestHeaderProcessor,
+    ResponseComplete,
+    ResponseReceived,
+    ResponseStreaming,
+    SaturationDetector,
+    Scorer,
+    Screener,
+)
+
+# The data layer has no extension points in epp.api: its types are served by the service's own collector and discovery.
+DATA_SOURCES: Final = frozenset({"metrics-data-source"})
+EXTRACTORS: Final = frozenset({"core-metrics-extractor"})
+DISCOVERIES: Final = frozenset({"file-discovery"})
+
+_WORDS: Final[tuple[tuple[type[Plugin], str], ...]] = (
+    (ProfileHandler, "profile handler"),
+    (Filter, "filter"),
+    (Scorer, "scorer"),
+    (Picker, "picker"),
+    (Parser, "parser"),
+    (SaturationDetector, "saturation detector"),
+    (DataProducer, "data producer"),
+    (Admitter, "admitter"),
+    (Screener, "screener"),
+    (RequestHeaderProcessor, "request header processor"),
+    (PreRequest, "pre-request hook"),
+    (ResponseReceived, "response hook"),
+    (ResponseStreaming, "response hook"),
+    (ResponseComplete, "response hook"),
+)
+
+# The order in which the extension points of one request are called.
+_STEPS: Final[tuple[type[Plugin], ...]] = (
+    RequestHeaderProcessor,
+    SaturationDetector,
+    Screener,
+    DataProducer,
+    Admitter,
+    ProfileHandler,
+    Filter,
+    Scorer,
+    Picker,
+    PreRequest,
+    ResponseReceived,
+    ResponseStreaming,
+    ResponseComplete,
+)
+
+
+def words_for(cls: type[Plugin], type_name: str) -> str:
+    """`a scorer`, `a filter and saturation detector`."""
+    words = list(dict.fromkeys(word for point, word in _WORDS if issubclass(cls, point)))
+    if not words:
+        for types, word in ((DATA_SOURCES, "data source"), (EXTRACTORS, "extractor"), (DISCOVERIES, "discovery")):
+            if type_name in types:
+                words.append(word)
+    text = " and ".join(words) or "plugin of another kind"
+    return f"{'an' if text[0] in 'aeiou' else 'a'} {text}"
+
+
+def publishes_at(cls: type[Plugin]) -> int:
+    """The step at which a plugin's data are there: that of its data production, else the first that it takes part in."""
+    steps = [_STEPS.index(DataProducer)] if issubclass(cls, DataProducer) else _steps_of(cls)
+    return min(steps, default=0)
+
+
+def reads_at(cls: type[Plugin]) -> int:
+    """The last step that a plugin takes part in: a plugin with several roles may read its data in the last of them."""
+    return max(_steps_of(cls), default=len(_STEPS))
+
+
+def only_in_profiles(cls: type[Plugin]) -> bool:
+    """The class does nothing unless a profile lists it."""
+    steps = {point for point in _STEPS if issubclass(cls, point)}
+    return bool(steps) and steps <= {Filter, Scorer, Picker}
+
+
+def _steps_of(cls: type[Plugin]) -> list[int]:
+    return [i for i, point in enumerate(_STEPS) if issubclass(cls, point)]

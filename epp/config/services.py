@@ -1,0 +1,139 @@
+"""What a configuration chooses beside profiles: parsers, saturation detector, data layer, flow control's policies."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from epp.api import Parser, SaturationDetector
+from epp.config.draft import Draft
+from epp.config.flow_control import POLICY_TYPES
+from epp.config.model import FlowControl, Reference, SourceEntry
+from epp.config.problems import did_you_mean
+from epp.config.resolved import DataLayer, SourceSpec
+from epp.config.roles import DATA_SOURCES, DISCOVERIES, EXTRACTORS, words_for
+
+# The last one takes every path that no other claims, so it has to be the last.
+DEFAULT_PARSERS: Final = ("openai-parser", "anthropic-parser", "vllmhttp-parser", "passthrough-parser")
+DEFAULT_DETECTOR: Final = "utilization-detector"
+METRICS_SOURCE: Final = "metrics-data-source"
+METRICS_EXTRACTOR: Final = "core-metrics-extractor"
+IN_FLIGHT_PRODUCER: Final = "inflight-load-producer"
+
+
+def resolve_parsers(draft: Draft) -> tuple[str, ...]:
+    """Names of the parsers in the order in which they are asked."""
+    names: list[str] = []
+    if draft.config.parsers:
+        for reference in draft.config.parsers:
+            spec = draft.look_up(reference, kind=Parser, word="a parser")
+            if spec is not None:
+                names.append(spec.name)
+    else:
+        for type_name in DEFAULT_PARSERS:
+            spec = draft.add_default(type_name) if type_name in draft.registry else None
+            if spec is not None:
+                names.append(spec.name)
+        if not names:
+            draft.problems.error(draft.config.gates_place, "no parser is there, and none of the default ones")
+    for spec in draft.of_kind(Parser):
+        if spec.name not in names:
+            draft.problems.warning(spec.place, f'requestHandler.parsers does not list "{spec.name}": it does nothing')
+    return tuple(names)
+
+
+def resolve_detector(draft: Draft) -> str:
+    """The name of the saturation detector: of flow control's section, else of the deprecated one, else the default's."""
+    flow = draft.config.flow_control
+    chosen = flow.saturation_detector if flow is not None else None
+    chosen = chosen or draft.config.saturation_detector
+    if chosen is not None and chosen.name == DEFAULT_DETECTOR and draft.of_type(DEFAULT_DETECTOR) is None:
+        chosen = None  # naming the default asks for it
+    if chosen is None:
+        default = draft.add_default(DEFAULT_DETECTOR)
+        return default.name if default else ""
+    spec = draft.look_up(chosen, kind=SaturationDetector, word="a saturation detector")
+    return spec.name if spec else ""
+
+
+def resolve_data_layer(draft: Draft) -> DataLayer:
+    """Sources with their extractors; the metrics source and its extractor are added unless one is listed or refused.
+
+    The Go EPP looks for the name `metrics-data-source` and so doubles a source that has another name; here the type counts.
+    """
+    entry = draft.config.data_layer
+    sources = [_source(draft, s) for s in entry.sources]
+    specs = [draft.specs[s.source] for s in sources if s.source in draft.specs]
+    if entry.inject_defaults and not any(s.type == METRICS_SOURCE for s in specs):
+        source, extractor = draft.add_default(METRICS_SOURCE), draft.add_default(METRICS_EXTRACTOR)
+        if source is not None and extractor is not None:
+            sources.insert(0, SourceSpec(source.name, (extractor.name,)))
+    discovery = entry.discovery
+    if discovery is not None:
+        _look_up_type(draft, discovery, DISCOVERIES, "a discovery")
+    if not sources and not draft.broken:
+        place = draft.config.gates_place if not entry.sources else entry.sources[0].source.place
+        draft.problems.warning(place, "no data source is there: scorers see no metrics of model servers")
+    return DataLayer(tuple(sources), discovery.name if discovery else None)
+
+
+def resolve_flow_control(draft: Draft) -> FlowControl | None:
+    """Checks what the section refers to, and says that it is not applied."""
+    gate = draft.config.feature_gates.get("flowControl", False)
+    entry = draft.config.flow_control
+    if gate:
+        message = "flow control is not part of this version: requests are admitted as without the gate"
+        draft.problems.warning(draft.config.gates_place, message)
+    if entry is None:
+        return None
+    for reference, kind in entry.policies:
+        _check_policy(draft, reference, kind)
+    if entry.settings == FlowControl():
+        return None
+    why = "flow control is not part of this version" if gate else "the feature gate flowControl is off"
+    draft.problems.warning(entry.place, f"is checked and, but for saturationDetector, not applied: {why}")
+    return entry.settings
+
+
+def add_in_flight_accounting(draft: Draft) -> None:
+    """The counts of requests and tokens in flight are kept for every configuration: ties between equal scores, decisions
+    while no metrics are scraped, and the debug pages use them, whether or not a scorer asks for them."""
+    draft.add_default(IN_FLIGHT_PRODUCER)
+
+
+def _source(draft: Draft, entry: SourceEntry) -> SourceSpec:
+    _look_up_type(draft, entry.source, DATA_SOURCES, "a data source")
+    for reference in entry.extractors:
+        _look_up_type(draft, reference, EXTRACTORS, "an extractor")
+    spec = draft.specs.get(entry.source.name)
+    if spec is not None and spec.type == METRICS_SOURCE and not entry.extractors:
+        draft.problems.warning(entry.source.place, f'"{spec.name}" has no extractor: what it fetches is not read')
+    return SourceSpec(entry.source.name, tuple(r.name for r in entry.extractors))
+
+
+def _look_up_type(draft: Draft, reference: Reference, types: frozenset[str], word: str) -> None:
+    spec = draft.look_up(reference)
+    if spec is not None and spec.type not in types:
+        what = words_for(spec.cls, spec.type)
+        draft.problems.error(reference.place, f'expected {word}: "{spec.name}" is {what}')
+
+
+def _check_policy(draft: Draft, reference: Reference, kind: str) -> None:
+    declared = draft.left_out.get(reference.name)
+    type_name = declared.type if declared is not None else reference.name
+    found = POLICY_TYPES.get(type_name)
+    if found == kind or reference.name in draft.broken:
+        return
+    article = "an" if kind[0] in "aeio" else "a"
+    if found is not None:
+        draft.problems.error(
+            reference.place, f'expected {article} {kind}: "{reference.name}" is of another kind, {found}'
+        )
+    elif reference.name in draft.specs:
+        spec = draft.specs[reference.name]
+        what = words_for(spec.cls, spec.type)
+        draft.problems.error(reference.place, f'expected {article} {kind}: "{reference.name}" is {what}')
+    else:
+        options = [*draft.left_out, *(t for t, k in POLICY_TYPES.items() if k == kind)]
+        draft.problems.error(
+            reference.place, f'no {kind} is named "{reference.name}"{did_you_mean(reference.name, options)}'
+        )

@@ -1,0 +1,68 @@
+"""Where metrics pages are fetched from (metrics-data-source), and the TLS context for it. Reads certificate files, no more."""
+
+from __future__ import annotations
+
+import ssl
+from typing import Literal
+
+import msgspec
+
+from epp.api import ConfigError, Endpoint, host_port
+
+
+def check_path(path: str) -> None:
+    """Raises ConfigError for a path that cannot stand in a request line."""
+    if not path or not path.isascii() or not path.isprintable() or " " in path:
+        raise ConfigError(f"{path!r} cannot be the path of a metrics page")
+
+
+class MetricsSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """Parameters of `metrics-data-source`, by their configuration names."""
+
+    scheme: Literal["http", "https"] = "http"
+    path: str | None = None  # None: the engine's own
+    port: int | None = None  # None (or 0): the endpoint's metrics address as it is
+    insecure_skip_verify: bool = True
+    ca_cert_path: str = ""
+    client_cert_path: str = ""
+    client_key_path: str = ""
+
+    def __post_init__(self) -> None:
+        if self.path is not None:
+            check_path(self.path)
+        if self.port is not None and not 0 <= self.port <= 65535:
+            raise ConfigError(f"metrics-data-source: port {self.port} is not in 0..65535")
+
+    def address(self, endpoint: Endpoint) -> tuple[str, int]:
+        """IP and port of the endpoint's metrics page."""
+        host, _, port = endpoint.metrics_host_port.rpartition(":")
+        return host.strip("[]"), self.port or int(port)
+
+    def request(self, endpoint: Endpoint, path: str) -> bytes:
+        """The bytes of a GET for the endpoint's page; `path` is the engine's own."""
+        path = self.path or path
+        if not path.startswith("/"):
+            path = "/" + path
+        host = host_port(*self.address(endpoint))
+        head = (
+            f"GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: llm-epp\r\n"
+            "Accept: text/plain;version=0.0.4,*/*;q=0.1\r\nAccept-Encoding: identity\r\n\r\n"
+        )
+        return head.encode()
+
+    def tls_context(self) -> ssl.SSLContext | None:
+        """None for http. Raises ConfigError when a certificate file cannot be used."""
+        if self.scheme == "http":
+            return None
+        context = ssl.create_default_context()
+        try:
+            if self.ca_cert_path:
+                context.load_verify_locations(self.ca_cert_path)
+            if self.client_cert_path:
+                context.load_cert_chain(self.client_cert_path, self.client_key_path or None)
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigError(f"metrics-data-source: certificate files cannot be used: {error}") from error
+        if self.insecure_skip_verify:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return context

@@ -1,0 +1,67 @@
+"""What a gRPC health check is told. No I/O: the shells answer with what is decided here; `Watch` is UNIMPLEMENTED there.
+
+Names of services are those that the Go EPP knows. Unlike there, `liveness` does not depend on anything: a pool that is
+deleted, or not found yet, is no reason to restart the process.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Final
+
+import msgspec
+
+EXT_PROC: Final = "envoy.service.ext_proc.v3.ExternalProcessor"
+LIVENESS: Final = "liveness"
+READINESS: Final = "readiness"
+CHART_SERVICE: Final = "inference-extension"  # what the upstream charts' probes ask for
+
+_READINESS: Final = frozenset(("", READINESS, EXT_PROC, CHART_SERVICE))
+
+
+class Serving(enum.IntEnum):
+    """HealthCheckResponse.ServingStatus (health.proto)."""
+
+    UNKNOWN = 0
+    SERVING = 1
+    NOT_SERVING = 2
+    SERVICE_UNKNOWN = 3
+
+
+class HealthState(msgspec.Struct):
+    """What is known of the process. `unready_plugins` are the names of plugins that say that they are not ready."""
+
+    synced: bool = False
+    leader_election: bool = False
+    is_leader: bool = False
+    draining: bool = False
+    unready_plugins: tuple[str, ...] = ()
+
+    def problems(self) -> list[str]:
+        """Why requests should not come here; empty when they may."""
+        found = []
+        if not self.synced:
+            found.append("endpoints: not loaded yet")
+        if self.leader_election and not self.is_leader:
+            found.append("leader election: another replica is the leader")
+        if self.draining:
+            found.append("shutdown: draining")
+        found.extend(f"plugin {name}: not ready" for name in self.unready_plugins)
+        return found
+
+    @property
+    def ready(self) -> bool:
+        return not self.problems()
+
+    def check(self, service: str) -> Serving:
+        """The answer to Check. With leader election only the services of `list`, "" and the chart's are known."""
+        if service == LIVENESS:
+            return Serving.SERVING
+        if service not in _READINESS and self.leader_election:
+            return Serving.SERVICE_UNKNOWN
+        return Serving.SERVING if self.ready else Serving.NOT_SERVING
+
+    def list(self) -> dict[str, Serving]:
+        """The answer to List."""
+        services = (EXT_PROC, LIVENESS, READINESS) if self.leader_election else (EXT_PROC,)
+        return {service: self.check(service) for service in services}

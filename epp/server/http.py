@@ -1,0 +1,148 @@
+"""The metrics port: Prometheus' page, probes, and pages that show what the picker knows. It only reads.
+
+The pages come as callables, so nothing here knows the app. The port has no authentication, like the Go EPP's without
+Kubernetes; no page shows the text of a prompt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import html
+import ssl
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+from aiohttp import web
+
+from epp.observability.plain import encode_json
+
+JSON: Final = "application/json"
+CLOSE_S: Final = 5.0  # how long pages under way may take at the end
+
+_STYLE: Final = (
+    "body{font:14px system-ui,sans-serif;margin:2rem}table{border-collapse:collapse}"
+    "th,td{border:1px solid #ccc;padding:.3rem .6rem;text-align:right}th{background:#f4f4f4}"
+    "th:first-child,td:first-child{text-align:left}@media(prefers-color-scheme:dark){"
+    "body{background:#111;color:#ddd}th{background:#222}th,td{border-color:#444}}"
+)
+
+
+class Pages(msgspec.Struct, frozen=True):
+    """Where the pages come from. All are called on the event loop and must be quick."""
+
+    metrics: Callable[[str], tuple[Iterator[bytes], str]]
+    """By the Accept header: the page in parts, and its content type (`Recorder.parts`)."""
+    problems: Callable[[], Sequence[str]]
+    """Why the picker is not ready; empty when it is (`HealthState.problems`)."""
+    endpoints: Callable[[], Mapping[str, Any]]
+    """`epp.observability.state.endpoints_state`."""
+    config: Callable[[], tuple[str, str]]
+    """The resolved configuration as text, and its hash."""
+    plugins: Callable[[], Mapping[str, Any]]
+    """`epp.observability.state.plugins_state`."""
+    requests: Callable[[], Sequence[Mapping[str, Any]]]
+    """The last requests, the latest first (`RequestLog.recent`)."""
+
+
+def build_app(pages: Pages) -> web.Application:
+    """The application of the metrics port."""
+    app = web.Application()
+
+    async def metrics(request: web.Request) -> web.StreamResponse:
+        parts, content_type = pages.metrics(request.headers.get("Accept", ""))
+        body = bytearray()
+        for part in parts:
+            body += part
+            await asyncio.sleep(0)  # a long page must not hold up requests
+        # aiohttp takes a charset only as an argument of its own; the whole header is the encoder's.
+        return web.Response(body=bytes(body), headers={"Content-Type": content_type})
+
+    async def healthz(request: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def readyz(request: web.Request) -> web.Response:
+        problems = pages.problems()
+        return web.Response(text="\n".join(problems or ["ok"]) + "\n", status=503 if problems else 200)
+
+    async def endpoints(request: web.Request) -> web.Response:
+        state = pages.endpoints()
+        if "text/html" in request.headers.get("Accept", ""):
+            return web.Response(text=endpoints_html(state), content_type="text/html")
+        return _json(state)
+
+    async def config(request: web.Request) -> web.Response:
+        text, config_hash = pages.config()
+        return web.Response(text=text, headers={"X-Config-Hash": config_hash})
+
+    async def plugins(request: web.Request) -> web.Response:
+        return _json(pages.plugins())
+
+    async def requests(request: web.Request) -> web.Response:
+        return _json({"requests": pages.requests()})
+
+    handlers: dict[str, Callable[[web.Request], Awaitable[web.StreamResponse]]] = {
+        "/metrics": metrics,
+        "/healthz": healthz,
+        "/readyz": readyz,
+        "/debug/endpoints": endpoints,
+        "/debug/config": config,
+        "/debug/plugins/state": plugins,
+        "/debug/requests": requests,
+    }
+    for path, handler in handlers.items():
+        app.router.add_get(path, handler)
+    return app
+
+
+class HttpServer:
+    """The metrics port while it is open. `port` is the one bound, also when 0 was asked for."""
+
+    def __init__(self, runner: web.AppRunner, port: int) -> None:
+        self._runner = runner
+        self.port = port
+
+    @classmethod
+    async def start(cls, pages: Pages, host: str, port: int, *, tls: ssl.SSLContext | None = None) -> HttpServer:
+        """Raises OSError when the port cannot be bound."""
+        runner = web.AppRunner(build_app(pages), access_log=None, handle_signals=False, shutdown_timeout=CLOSE_S)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, host, port, ssl_context=tls).start()
+        except OSError:
+            await runner.cleanup()
+            raise
+        return cls(runner, runner.addresses[0][1])
+
+    async def close(self) -> None:
+        """Close the port; pages under way have CLOSE_S to finish."""
+        await self._runner.cleanup()
+
+
+def _json(value: object) -> web.Response:
+    return web.Response(body=encode_json(value), content_type=JSON)
+
+
+def endpoints_html(state: Mapping[str, Any]) -> str:
+    """`endpoints_state` as a page: a row per endpoint, a column per number."""
+    endpoints: Sequence[Mapping[str, Any]] = state["endpoints"]
+    columns = sorted({name for endpoint in endpoints for name in endpoint["columns"]})
+    head = _cells("th", ["endpoint", "address", "metrics age", "scrapes", *columns, "adapters"])
+    rows = "".join(f"<tr>{_cells('td', _row(endpoint, columns))}</tr>" for endpoint in endpoints)
+    title = f"{len(endpoints)} endpoints of {html.escape(str(state['pool']) or 'the pool')}"
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
+        f"<h1>{title}</h1><p>{html.escape(str(state['timestamp']))}</p><table><tr>{head}</tr>{rows}</table></html>\n"
+    )
+
+
+def _row(endpoint: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
+    age_s = endpoint["metrics_age_s"]
+    scrapes = ", ".join(f"{result} {count:g}" for result, count in endpoint["scrapes"].items())
+    numbers = [f"{endpoint['columns'].get(name, 0.0):.4g}" for name in columns]
+    age = "never" if age_s is None else f"{age_s:.2f} s"
+    return [endpoint["name"], endpoint["address"], age, scrapes, *numbers, ", ".join(endpoint["lora_active"])]
+
+
+def _cells(tag: str, texts: Sequence[str]) -> str:
+    return "".join(f"<{tag}>{html.escape(str(text))}</{tag}>" for text in texts)

@@ -1,0 +1,85 @@
+"""core-metrics-extractor: which metrics of each engine hold the queue, the running requests, the KV cache usage, ..."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+import msgspec
+
+from epp.api import ConfigError, Handle, Plugin
+
+BUILT_IN_ENGINES: Final = ("vllm", "sglang", "trtllm-serve", "triton-tensorrt-llm", "triton")
+
+_LABEL: Final = r'\s*[A-Za-z_]\w*\s*=\s*(?:"[^"]*"|[^",{}]*)\s*'
+_SPEC: Final = re.compile(rf"\s*[A-Za-z_:][\w:]*\s*(?:\{{(?:{_LABEL}(?:,{_LABEL})*)?\}})?\s*", re.ASCII)
+
+
+class CustomMetric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """A further metric, kept as the endpoint attribute `attributeKey`."""
+
+    attribute_key: str
+    metric_spec: str
+
+
+class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """The metrics of one engine, each `family` or `family{label=value,...}`; empty: the engine has none.
+
+    Replaces a built-in engine of the same name as a whole. Block size and number of blocks come from labels of
+    `cacheInfoSpec`, or from metrics of their own.
+    """
+
+    name: str
+    queued_requests_spec: str = ""
+    running_requests_spec: str = ""
+    kv_usage_spec: str = msgspec.field(default="", name="kvUsageSpec")
+    lora_spec: str = ""
+    cache_info_spec: str = ""
+    cache_block_size_label_name: str = ""
+    cache_num_blocks_label_name: str = ""
+    cache_block_size_spec: str = ""
+    cache_num_blocks_spec: str = ""
+    custom_metrics: tuple[CustomMetric, ...] = ()
+
+
+class CoreMetricsExtractor(Plugin):
+    """Says which metrics to read; the service's collector reads them.
+
+    An endpoint's engine is the value of its label `engineLabelKey`, else `defaultEngine`. Parameters are those of the Go
+    EPP's core-metrics-extractor.
+    """
+
+    type = "core-metrics-extractor"
+
+    class Params(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+        engine_label_key: str = "llm-d.ai/engine-type"
+        default_engine: str = "vllm"
+        engine_configs: tuple[EngineConfig, ...] = ()
+
+    def __init__(self, params: Params, handle: Handle) -> None:
+        super().__init__(params, handle)
+        names = [engine.name for engine in params.engine_configs]
+        for i, engine in enumerate(params.engine_configs):
+            if engine.name in ("", "default"):
+                raise ConfigError(f'engineConfigs[{i}].name: expected a name other than "default", got {engine.name!r}')
+            if engine.name in names[:i]:
+                raise ConfigError(f'engineConfigs[{i}].name: the engine "{engine.name}" is there already')
+            _check_specs(engine, f"engineConfigs[{i}]")
+        known = [*BUILT_IN_ENGINES, *names]
+        if params.default_engine not in known:
+            raise ConfigError(
+                f'defaultEngine: no engine is named "{params.default_engine}"; there are {", ".join(known)}'
+            )
+
+
+def _check_specs(engine: EngineConfig, path: str) -> None:
+    for field in msgspec.structs.fields(EngineConfig):
+        spec = getattr(engine, field.name)
+        if field.name.endswith("_spec") and spec and not _SPEC.fullmatch(spec):
+            raise ConfigError(f"{path}.{field.encode_name}: expected family or family{{label=value}}, got {spec!r}")
+    for i, metric in enumerate(engine.custom_metrics):
+        if not metric.attribute_key:
+            raise ConfigError(f"{path}.customMetrics[{i}].attributeKey: must not be empty")
+        if not _SPEC.fullmatch(metric.metric_spec):
+            message = f"expected family or family{{label=value}}, got {metric.metric_spec!r}"
+            raise ConfigError(f"{path}.customMetrics[{i}].metricSpec: {message}")

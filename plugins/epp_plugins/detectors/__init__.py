@@ -1,0 +1,1 @@
+"""Saturation detectors: how full the endpoints are; each is a filter too."""

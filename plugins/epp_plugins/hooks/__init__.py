@@ -1,0 +1,1 @@
+"""Hooks: plugins that only watch or mark requests and responses."""

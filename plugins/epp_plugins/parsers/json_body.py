@@ -1,0 +1,135 @@
+"""Decodes JSON request bodies into structs of the fields that matter, and says in the Go EPP's words what is wrong.
+
+What the Go EPP lets through is let through: lone surrogate escapes and bytes that are not UTF-8 read as U+FFFD. The body
+that is sent on keeps its bytes either way; the model server judges them.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final, NoReturn, TypeVar
+
+import msgspec
+
+from epp.api import Code, Payload, Prompt, RequestError
+from epp_plugins.parsers.json_model import replace_model
+
+MODEL_NOT_FOUND: Final = "model not found in request body"
+
+_LONE_SURROGATE: Final = re.compile(
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])"
+    rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+)
+_MALFORMED: Final = "JSON is malformed: "
+
+T = TypeVar("T", bound=msgspec.Struct)
+B = TypeVar("B", bound="JsonBody")
+
+
+class JsonBody(msgspec.Struct, gc=False):
+    """Fields that several APIs share. Those of type Any may hold anything without making the body invalid."""
+
+    model: str | None = None
+    stream: Any = None
+    cache_salt: str | None = None
+    max_tokens: Any = None
+
+    def prompts(self) -> tuple[Prompt, ...]:
+        """What the model will see; none at all: the required field is missing or empty."""
+        raise NotImplementedError
+
+    def output_limit(self) -> int | None:
+        """The client's limit of output tokens."""
+        return token_limit(self.max_tokens)
+
+
+class JsonPayload(Payload):
+    """A JSON object whose `model` can be replaced."""
+
+    __slots__ = ()
+    model_required = True
+
+    def with_model(self, body: bytes, model: str) -> bytes:
+        return replace_model(body, model)
+
+
+class _AnyObject(msgspec.Struct):
+    """Any JSON object: decoding checks the syntax only."""
+
+
+_any_object: Final = msgspec.json.Decoder(_AnyObject)
+
+
+def read_json(body: bytes, decoder: msgspec.json.Decoder[B], *, syntax: str, invalid: str) -> JsonPayload:
+    """The payload of `body`. RequestError with `<syntax>: <detail>` when it is no JSON object, else with `invalid`."""
+    parsed = decode(body, decoder, syntax=syntax, invalid=invalid)
+    try:
+        prompts = parsed.prompts()
+    except ValueError:  # a token id that is no uint32
+        prompts = ()
+    if not prompts:
+        raise RequestError(Code.BAD_REQUEST, invalid)
+    return JsonPayload(
+        model=parsed.model or None,
+        prompts=prompts,
+        streaming=parsed.stream is True,
+        cache_salt=parsed.cache_salt or "",
+        max_output_tokens=parsed.output_limit(),
+    )
+
+
+def decode(body: bytes, decoder: msgspec.json.Decoder[T], *, syntax: str, invalid: str) -> T:
+    """`body` as a struct; errors as `read_json` has them."""
+    try:
+        return decoder.decode(body)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        pass
+    body = _repair(body)
+    _check_syntax(body, syntax)
+    try:
+        return decoder.decode(body)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        _blame(body, decoder, invalid)
+
+
+def token_limit(value: object) -> int | None:
+    """`value` as a number of tokens; None when it is not one. JSON writers of some languages write 16.0 for 16."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63:
+        return value
+    return None
+
+
+def _repair(body: bytes) -> bytes:
+    """`body` with U+FFFD for everything that cannot be text."""
+    return _LONE_SURROGATE.sub(rb"\\ufffd", body.decode(errors="replace").encode())
+
+
+def _check_syntax(body: bytes, syntax: str) -> None:
+    try:
+        _any_object.decode(body)
+    except RecursionError:
+        detail = "nested too deeply"
+    except (msgspec.MsgspecError, ValueError) as error:
+        detail = _detail(str(error))
+    else:
+        return
+    raise RequestError(Code.BAD_REQUEST, f"{syntax}: {detail}")
+
+
+def _detail(text: str) -> str:
+    """The decoder's words, which name kinds of values and positions, never content."""
+    if text == "Input data was truncated":
+        return "unexpected end of JSON input"
+    text = text.removeprefix(_MALFORMED)
+    return (text[:1].lower() + text[1:]).replace("`", "")
+
+
+def _blame(body: bytes, decoder: msgspec.json.Decoder[T], invalid: str) -> NoReturn:
+    """Blame the model name when all else is well: the order in which the Go EPP checks."""
+    try:
+        decoder.decode(replace_model(body, ""))
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        raise RequestError(Code.BAD_REQUEST, invalid) from None
+    raise RequestError(Code.BAD_REQUEST, MODEL_NOT_FOUND)

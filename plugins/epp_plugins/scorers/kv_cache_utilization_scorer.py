@@ -1,0 +1,18 @@
+"""kv-cache-utilization-scorer: the emptiest KV cache is best."""
+
+from __future__ import annotations
+
+from epp.api import KV_CACHE_USAGE, Candidates, Floats, Request, Scorer
+from epp_plugins.scores import within_unit
+
+
+class KvCacheUtilizationScorer(Scorer):
+    """1 - usage. Old values are used as they are.
+
+    Reads kv_cache_usage (fraction; vllm:kv_cache_usage_perc). Same rule as the Go EPP's kv-cache-utilization-scorer.
+    """
+
+    type = "kv-cache-utilization-scorer"
+
+    def score(self, request: Request, candidates: Candidates) -> Floats:
+        return within_unit(1.0 - candidates.column(KV_CACHE_USAGE))

@@ -1,0 +1,30 @@
+"""lora-affinity-scorer: prefer endpoints that have the adapter loaded, then those with room for it."""
+
+from __future__ import annotations
+
+from epp.api import LORA_CAPACITY, Candidates, Request, Scorer
+
+
+class LoraAffinityScorer(Scorer):
+    """1 where the adapter is active; 0.8 where another adapter fits; 0.6 where it waits to be loaded; else 0.
+
+    The adapter is the request's model name as sent on. Reads `lora_active`, `lora_waiting` and lora_capacity (adapters).
+    Same table and order as the Go EPP's lora-affinity-scorer: a base model scores like an adapter that nobody has.
+    """
+
+    type = "lora-affinity-scorer"
+
+    def score(self, request: Request, candidates: Candidates) -> list[float]:
+        adapter = request.model
+        capacities = candidates.column(LORA_CAPACITY).tolist()
+        scores = []
+        for endpoint, capacity in zip(candidates, capacities, strict=True):
+            if adapter in endpoint.lora_active:
+                scores.append(1.0)
+            elif len(endpoint.lora_active) + len(endpoint.lora_waiting) < capacity:
+                scores.append(0.8)
+            elif adapter in endpoint.lora_waiting:
+                scores.append(0.6)
+            else:
+                scores.append(0.0)
+        return scores
