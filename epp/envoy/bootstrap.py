@@ -73,6 +73,7 @@ def _connection_manager(options: BootstrapOptions | RoundRobinOptions, filters: 
         stat_prefix=LISTENER,
         codec_type="AUTO",
         use_remote_address=True,
+        preserve_external_request_id=True,
         normalize_path=True,
         merge_slashes=True,
         server_header_transformation="PASS_THROUGH",

@@ -1,0 +1,39 @@
+"""Real llama.cpp servers for the whole run; simulators and stacks for each test that asks for them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from epp.demo.llamacpp import LlamaServer, start_llamacpp
+from epp.demo.model import ensure_model
+from epp.demo.processes import Children
+from epp.sim import SimConfig, SimServer
+
+LLAMA_MODEL = "llm-epp-demo"
+
+
+@pytest.fixture(scope="session")
+def llama_model() -> Path:
+    return ensure_model()
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def llama(tmp_path_factory: pytest.TempPathFactory, llama_model: Path) -> AsyncIterator[list[LlamaServer]]:
+    """Four servers that nobody kills."""
+    async with Children(tmp_path_factory.mktemp("llama")) as children:
+        yield await start_llamacpp(children, llama_model, count=4, alias=LLAMA_MODEL)
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def sims() -> AsyncIterator[list[SimServer]]:
+    """Three simulated servers, fast and empty."""
+    servers = [SimServer(SimConfig(name=f"sim-{i}")) for i in range(3)]
+    for server in servers:
+        await server.start()
+    yield servers
+    for server in servers:
+        await server.stop()
