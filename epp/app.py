@@ -7,6 +7,7 @@ import contextlib
 import logging
 import random
 import signal
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,7 +35,7 @@ from epp.observability.state import endpoints_state, plugins_state
 from epp.server.grpcio import ExtProcService, GrpcServer, HealthService
 from epp.server.health import HealthState
 from epp.server.http import HttpServer, Pages
-from epp.server.tls import Certificate, grpc_credentials
+from epp.server.tls import Certificate, grpc_credentials, ssl_context
 from epp_plugins.registry import ALIASES, BUILTIN, REPLACED
 
 _log: Final = logging.getLogger("epp")
@@ -128,7 +129,7 @@ class Service:
             if self._follow_file(pipeline):
                 self._spawn(self._file_discovery.watch(), "file discovery")
         else:
-            self.datastore.replace_all(parse_endpoints(f"{e.name}={e.host}:{e.port}" for e in options.endpoints))
+            self.datastore.replace_all(parse_endpoints(options.endpoints))
             self.datastore.synced = True
         self.health.synced = self.datastore.synced
         self._health_server = self._open(
@@ -142,7 +143,9 @@ class Service:
             credentials=self._credentials(),
         )
         try:
-            self._http = await HttpServer.start(self._pages(), options.metrics_host, options.metrics_port)
+            self._http = await HttpServer.start(
+                self._pages(), options.metrics_host, options.metrics_port, tls=self._metrics_tls()
+            )
         except OSError as error:
             address = f"{options.metrics_host}:{options.metrics_port}"
             raise StartError(f"cannot listen on {address} (--metrics-port): {error.strerror or error}") from error
@@ -278,6 +281,21 @@ class Service:
         return grpc_credentials(
             self._certificate, min_version=options.tls_min_version, cipher_suites=options.tls_cipher_suites
         )
+
+    def _metrics_tls(self) -> ssl.SSLContext | None:
+        options = self._options
+        if not options.metrics_cert_dir:
+            return None
+        certificate = Certificate(Path(options.metrics_cert_dir))
+        self._spawn(certificate.follow(), "metrics certificate reload")
+        context = ssl_context(certificate, protocols=("http/1.1",))
+        if options.metrics_client_ca_file:
+            try:
+                context.load_verify_locations(options.metrics_client_ca_file)
+            except OSError as error:  # ssl.SSLError is one
+                raise ConfigError(f"--metrics-client-ca-file {options.metrics_client_ca_file}: {error}") from error
+            context.verify_mode = ssl.CERT_REQUIRED
+        return context
 
     def _open(
         self,

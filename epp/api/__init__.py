@@ -2,6 +2,7 @@
 
 from epp.api import headers
 from epp.api.data import IN_FLIGHT_LOAD, PREFIX_MATCH, InFlightLoad, PrefixMatch, data_key
+from epp.api.durations import parse_duration_s
 from epp.api.endpoint import Endpoint, host_port
 from epp.api.errors import HTTP_STATUS, Code, ConfigError, RequestError
 from epp.api.fleet import (
@@ -103,4 +104,5 @@ __all__ = [
     "data_key",
     "headers",
     "host_port",
+    "parse_duration_s",
 ]

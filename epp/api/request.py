@@ -155,7 +155,8 @@ class Response:
         self.status = 0  # HTTP status, 0 before the headers
         self.headers: Mapping[str, str] = {}
         self.streaming = False
-        self.served_endpoint: str | None = None  # ip:port, as the proxy reports it
+        # ip:port, as the proxy reports it; None when it sent no metadata, empty when they lack the key
+        self.served_endpoint: str | None = None
         self.set_headers: dict[str, str] = {}  # added to the response that goes to the client
         self.dynamic_metadata: dict[str, dict[str, Any]] = {}
         self.body_seen = False  # the proxy sends response bodies

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from epp.cli.quantity import format_bytes, format_duration, parse_bool, parse_bytes, parse_duration_s
+from epp.api import parse_duration_s
+from epp.cli.quantity import format_bytes, format_duration, parse_bool, parse_bytes
 
 NO_EFFECT: Final = "accepted, no effect yet"
 

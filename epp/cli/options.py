@@ -31,8 +31,20 @@ from epp.cli.flags import (
     text,
 )
 
-__all__ = ["HelpRequested", "RunOptions", "Source", "StaticEndpoint", "Transport", "UsageError", "help_text", "parse"]
+__all__ = [
+    "NO_KUBERNETES",
+    "NO_SOURCE",
+    "HelpRequested",
+    "MetricSpecs",
+    "RunOptions",
+    "Source",
+    "Transport",
+    "UsageError",
+    "help_text",
+    "parse",
+]
 
+# What the app says when neither the command line nor the configuration gives endpoints, or when only Kubernetes would.
 NO_SOURCE: Final = (
     "either pool-name or endpoint-selector must be set, or --endpoint HOST:PORT, "
     "or a file-discovery plugin in the configuration"
@@ -58,14 +70,6 @@ class Transport(enum.Enum):
     GRPCIO = "grpcio"
 
 
-class StaticEndpoint(msgspec.Struct, frozen=True):
-    """`--endpoint`: a model server's address. `host` is a name or an IP address (IPv6 without brackets)."""
-
-    name: str
-    host: str
-    port: int
-
-
 class MetricSpecs(msgspec.Struct, frozen=True):
     """The flags that name a model server's metrics, deprecated by the Go EPP and honoured here. None: not given."""
 
@@ -83,7 +87,7 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     config_text: str = ""
     allow_experimental_plugins: bool = False
 
-    endpoints: tuple[StaticEndpoint, ...] = ()
+    endpoints: tuple[str, ...] = ()  # as given: `epp.discovery.static` reads them
     pool_name: str = ""
     pool_namespace: str = "default"
     pool_group: str = "inference.networking.k8s.io"
@@ -216,8 +220,8 @@ GROUPS: Final = (
             text("tls-min-version", "", "VersionTLS12 or VersionTLS13", unit="VERSION"),
             _listed("tls-cipher-suites", "suites for TLS 1.2 and older, by their IANA names", unit="NAME[,...]"),
             switch("metrics-endpoint-auth", True, "ask Kubernetes who may read the metrics", note=NO_EFFECT),
-            text("metrics-cert-dir", "", "directory with the metrics port's certificate", unit="DIR", note=NO_EFFECT),
-            text("metrics-client-ca-file", "", "CA of clients of the metrics port", unit="FILE", note=NO_EFFECT),
+            text("metrics-cert-dir", "", "TLS on the metrics port: directory with tls.crt and tls.key", unit="DIR"),
+            text("metrics-client-ca-file", "", "CA that must have signed certificates of its clients", unit="FILE"),
         ),
     ),
     Group(
@@ -280,7 +284,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> RunO
         "grpc_host": values["grpc_host"] or listen,
         "health_host": values["health_host"] or listen,
         "metrics_host": values["metrics_host"] or listen,
-        "endpoints": _endpoints(values["endpoints"]),
+        "endpoints": tuple(values["endpoints"]),
         "endpoint_target_ports": tuple(dict.fromkeys(values["endpoint_target_ports"])),
         "pool_namespace": values["pool_namespace"] or environ.get("NAMESPACE") or "default",
         "pod_name": environ.get("POD_NAME", ""),
@@ -326,26 +330,6 @@ def _stray(parsed: Parsed) -> list[str]:
         + ("; a boolean flag takes its value after '=': --flag=false" if argument in ("true", "false") else "")
         for argument in parsed.stray
     ]
-
-
-def _endpoints(given: Sequence[str]) -> tuple[StaticEndpoint, ...]:
-    endpoints = tuple(_endpoint(item) for item in given)
-    for what, keys in (("name", [e.name for e in endpoints]), ("address", [f"{e.host}:{e.port}" for e in endpoints])):
-        twice = next((key for key in keys if keys.count(key) > 1), None)
-        if twice is not None:
-            raise UsageError(f"--endpoint: two endpoints have the {what} {twice!r}")
-    return endpoints
-
-
-def _endpoint(item: str) -> StaticEndpoint:
-    name, equals, address = item.rpartition("=")
-    host, colon, port = address.rpartition(":")
-    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    if not colon or not bare or (":" in bare and bare == host) or (equals and not name) or "/" in address:
-        raise UsageError(f"--endpoint: {item!r} is not [NAME=]HOST:PORT (an IPv6 address needs brackets)")
-    if not port.isascii() or not port.isdigit() or not 1 <= int(port) <= 65535:
-        raise UsageError(f"--endpoint: {item!r}: port {port!r} is not in 1..65535")
-    return StaticEndpoint(name or address, bare, int(port))
 
 
 def _metric_specs(parsed: Parsed) -> MetricSpecs:

@@ -8,7 +8,7 @@ from epp.api import Parser, SaturationDetector
 from epp.config.draft import Draft
 from epp.config.flow_control import POLICY_TYPES
 from epp.config.model import FlowControl, Reference, SourceEntry
-from epp.config.problems import did_you_mean
+from epp.config.problems import Place, did_you_mean
 from epp.config.resolved import DataLayer, SourceSpec
 from epp.config.roles import DATA_SOURCES, DISCOVERIES, EXTRACTORS, words_for
 
@@ -34,7 +34,7 @@ def resolve_parsers(draft: Draft) -> tuple[str, ...]:
             if spec is not None:
                 names.append(spec.name)
         if not names:
-            draft.problems.error(draft.config.gates_place, "no parser is there, and none of the default ones")
+            draft.problems.error(Place("requestHandler.parsers"), "there is no parser, and none of the default ones")
     for spec in draft.of_kind(Parser):
         if spec.name not in names:
             draft.problems.warning(spec.place, f'requestHandler.parsers does not list "{spec.name}": it does nothing')
@@ -71,8 +71,8 @@ def resolve_data_layer(draft: Draft) -> DataLayer:
     if discovery is not None:
         _look_up_type(draft, discovery, DISCOVERIES, "a discovery")
     if not sources and not draft.broken:
-        place = draft.config.gates_place if not entry.sources else entry.sources[0].source.place
-        draft.problems.warning(place, "no data source is there: scorers see no metrics of model servers")
+        message = "there is no data source: scorers see no metrics of model servers"
+        draft.problems.warning(Place("dataLayer.sources"), message)
     return DataLayer(tuple(sources), discovery.name if discovery else None)
 
 

@@ -28,6 +28,8 @@ def parse_endpoints(values: Iterable[str], *, namespace: str = "default") -> lis
             spec = _parse(text, namespace)
             if spec.name in specs:
                 raise ConfigError(f"--endpoint {text!r}: there is an endpoint named {spec.name!r} already")
+            if any((spec.address, spec.port) == (other.address, other.port) for other in specs.values()):
+                raise ConfigError(f"--endpoint {text!r}: there is an endpoint at this address already")
             specs[spec.name] = spec
     return list(specs.values())
 

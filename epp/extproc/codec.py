@@ -53,14 +53,14 @@ def read_subset(metadata: pb.Metadata) -> list[str] | None:
 
 
 def read_served(metadata: pb.Metadata) -> str | None:
-    """The endpoint that Envoy says has served the request; None when it does not say."""
+    """The endpoint that Envoy says has served the request; None without its metadata, empty when they do not say."""
     namespaces = metadata.filter_metadata
     if headers.METADATA_NAMESPACE not in namespaces:
         return None
     fields = namespaces[headers.METADATA_NAMESPACE].fields
     if headers.DESTINATION_ENDPOINT_SERVED not in fields:
-        return None
-    return fields[headers.DESTINATION_ENDPOINT_SERVED].string_value or None
+        return ""
+    return fields[headers.DESTINATION_ENDPOINT_SERVED].string_value
 
 
 def request_headers_reply(destination: Destination | None, *, body_size: int) -> bytes:

@@ -39,7 +39,10 @@ class RequestHead(msgspec.Struct):
 
 
 class ResponseHead(msgspec.Struct):
-    """The response as its headers tell it. `served` is the endpoint (`ip:port`) that Envoy says has served it."""
+    """The response as its headers tell it.
+
+    `served` is the endpoint (`ip:port`) that Envoy says has served it: None without metadata, empty when they lack it.
+    """
 
     headers: dict[str, str]
     status: int

@@ -78,11 +78,14 @@ class Recorder:
         stream_metrics: bool = False,
         commit: str = "",
         build_ref: str = "",
+        model_limit: int = MODEL_NAMES,
         fairness_id_limit: int = FAIRNESS_IDS,
+        combination_limit: int = COMBINATIONS,
         process: bool = True,
     ) -> None:
         self._clock = clock
-        self._models = Names(MODEL_NAMES)
+        self._combination_limit = combination_limit
+        self._models = Names(model_limit)
         self._fairness_ids = Names(fairness_id_limit)
         self._catalogue = Catalogue(models=self._models, fairness_ids=self._fairness_ids, stream_metrics=stream_metrics)
         self._page = Page(process=process)
@@ -208,7 +211,7 @@ class Recorder:
         model, target, fairness_id, priority = key
         models = self._models
         key = (models.fold(model), models.fold(target), self._fairness_ids.fold(fairness_id), priority)
-        if len(self._requests) >= COMBINATIONS and key not in self._requests:
+        if len(self._requests) >= self._combination_limit and key not in self._requests:
             key = (key[0], key[1], OTHER, priority)
         series = self._requests.get(key)
         if series is None:
@@ -255,7 +258,7 @@ class Recorder:
         return self._page.render(accept)
 
     def parts(self, accept: str = "") -> tuple[Iterator[bytes], str]:
-        """The metrics page, one metric at a time: a long page need not hold up requests."""
+        """The metrics page in pieces: a long page need not hold up requests."""
         return self._page.parts(accept)
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
+from typing import Final
 
 import msgspec
 import numpy as np
+
+DEPTH: Final = 8  # of values that have to be cleaned; what lies deeper becomes text
 
 
 def encode_json(value: object) -> bytes:
@@ -14,7 +18,7 @@ def encode_json(value: object) -> bytes:
         return msgspec.json.encode(value, enc_hook=_plain)
     except (TypeError, ValueError, RecursionError, UnicodeError):
         # Keys that are no strings, text with lone surrogates, or an object that contains itself.
-        return msgspec.json.encode(str(value).encode("utf-8", "backslashreplace").decode())
+        return msgspec.json.encode(_clean(value, depth=DEPTH))
 
 
 def _plain(value: object) -> object:
@@ -25,3 +29,17 @@ def _plain(value: object) -> object:
     if isinstance(value, set | frozenset | range):
         return list(value)
     return str(value)
+
+
+def _clean(value: object, *, depth: int) -> object:
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if depth and isinstance(value, Mapping):
+        return {_text(k): _clean(v, depth=depth - 1) for k, v in value.items()}
+    if depth and isinstance(value, list | tuple | set | frozenset):
+        return [_clean(v, depth=depth - 1) for v in value]
+    return _text(value)
+
+
+def _text(value: object) -> str:
+    return str(value).encode("utf-8", "backslashreplace").decode()

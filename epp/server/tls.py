@@ -172,16 +172,21 @@ def _identity(path: Path) -> tuple[int, int, int] | None:
 
 
 def ssl_context(
-    certificate: Certificate, *, min_version: str = "", cipher_suites: tuple[str, ...] = ()
+    certificate: Certificate,
+    *,
+    min_version: str = "",
+    cipher_suites: tuple[str, ...] = (),
+    protocols: tuple[str, ...] = ("h2",),
 ) -> ssl.SSLContext:
-    """A server's context that speaks HTTP/2 and serves `certificate`, whichever is in force at a handshake.
+    """A server's context that serves `certificate`, whichever is in force at a handshake.
 
-    `min_version` is `VersionTLS12` (the default) or another of Go's names, `cipher_suites` are IANA names and concern TLS
-    1.2 and older. Raises ConfigError for names that are unknown or suites that cannot be used.
+    `protocols` are for ALPN: `h2`, or `http/1.1` for the metrics port. `min_version` is `VersionTLS12` (the default) or
+    another of Go's names, `cipher_suites` are IANA names and concern TLS 1.2 and older. Raises ConfigError for names that
+    are unknown or suites that cannot be used.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = _version(min_version)
-    context.set_alpn_protocols(["h2"])
+    context.set_alpn_protocols(list(protocols))
     suites = _openssl_names(cipher_suites)
     if suites:
         try:

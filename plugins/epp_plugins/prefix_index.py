@@ -104,8 +104,16 @@ class PrefixIndex:
 
     def remove(self, row: int) -> None:
         """Forget everything about `row`. Costs its blocks, not the index."""
-        for block in self._blocks.pop(row, ()):
-            self._let_go(block, 1 << row)
+        blocks = self._blocks.pop(row, None)
+        if blocks is None:
+            return
+        self._size -= len(blocks)
+        holders, bit = self._holders, 1 << row
+        # Not `_let_go`: a full row has tens of thousands of blocks, and the caller waits.
+        for block in blocks:
+            left = holders.pop(block) ^ bit
+            if left:
+                holders[block] = left
 
     def _let_go(self, block: int, bit: int) -> None:
         self._size -= 1

@@ -165,7 +165,9 @@ async def test_a_client_that_goes_away_leaves_no_count_behind(stack: Stack) -> N
 async def test_many_requests_at_once_are_spread_and_all_answered(stack: Stack) -> None:
     before = await stack.epp.metric("inference_objective_request_total")
 
-    await asyncio.gather(*(stack.complete(f"{i} is a number and {i * 7} as well", model=LLAMA_MODEL) for i in range(40)))
+    await asyncio.gather(
+        *(stack.complete(f"{i} is a number and {i * 7} as well", model=LLAMA_MODEL) for i in range(40))
+    )
 
     await stack.epp.idle()
     assert await stack.epp.metric("inference_objective_request_total") - before == 40

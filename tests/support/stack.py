@@ -106,6 +106,7 @@ async def start_epp(
             *(f"--{flag}={port}" for flag, port in chosen.items()),
             *(f"--endpoint={e}" for e in endpoints),
             f"--secure-serving={'true' if tls else 'false'}",
+            "--drain-timeout=0s",
             *flags,
         ],
         name=name,
@@ -162,7 +163,7 @@ async def start_stack(
     """An EPP over `endpoints`, and an Envoy in front; `envoy` are fields of BootstrapOptions."""
     async with Children(folder / "logs") as children:
         epp = await start_epp(children, *flags, endpoints=endpoints, tls=tls)
-        options = BootstrapOptions(epp=epp.grpc, epp_tls=tls, **envoy)
+        options = BootstrapOptions(epp=epp.grpc, epp_tls=tls, endpoints=tuple(endpoints), **envoy)
         proxy = await start_envoy(children, bootstrap(options), folder)
         timeout = aiohttp.ClientTimeout(total=60)
         async with aiohttp.ClientSession(timeout=timeout) as session:

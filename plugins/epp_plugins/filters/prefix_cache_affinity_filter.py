@@ -83,7 +83,7 @@ class PrefixCacheAffinityFilter(Filter):
             return everyone
         if params.max_ttft_penalty_ms:
             ttft_ms = self._ttft_ms(request, candidates)
-            if ttft_ms[sticky].min() - ttft_ms[~sticky].min() > params.max_ttft_penalty_ms:
+            if ttft_ms[sticky].min() > ttft_ms[~sticky].min() + params.max_ttft_penalty_ms:
                 return everyone
         return sticky
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
-from epp.api import IN_FLIGHT_LOAD, IN_FLIGHT_REQUESTS, Candidates, Floats, Handle, Picker, Request, data_key
+from epp.api import IN_FLIGHT_REQUESTS, Candidates, Floats, Handle, Picker, Request
 
 
 class MaxScorePicker(Picker):
@@ -25,10 +25,6 @@ class MaxScorePicker(Picker):
     def __init__(self, params: Params, handle: Handle) -> None:
         super().__init__(params, handle)
         self._count = max(params.max_num_of_endpoints, 1)
-
-    def consumes(self) -> Sequence[str]:
-        # Not the data themselves: the column is only kept where their producer counts.
-        return (data_key(IN_FLIGHT_LOAD),)
 
     def pick(self, request: Request, candidates: Candidates, scores: Floats) -> Sequence[int]:
         if self._count > 1:

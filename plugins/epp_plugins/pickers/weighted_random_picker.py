@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 import msgspec
@@ -31,8 +30,10 @@ class WeightedRandomPicker(Picker):
 
     def pick(self, request: Request, candidates: Candidates, scores: Floats) -> Sequence[int]:
         draws = self._draws.standard_exponential(len(scores))
-        # The largest share is 1, so that its key is finite however small the totals are.
-        shares = scores / max(float(scores.max()), sys.float_info.min)
+        shares = np.maximum(scores, 0.0)
+        best = shares.max()
+        if best > 0.0:
+            shares /= best  # the largest is 1, so that its key is finite however small the totals are
         weighted = shares > 0.0
         keys = np.full(len(scores), np.inf)
         with np.errstate(over="ignore"):

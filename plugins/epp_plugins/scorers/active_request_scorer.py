@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Annotated
 
 import msgspec
 import numpy as np
 
-from epp.api import IN_FLIGHT_LOAD, IN_FLIGHT_REQUESTS, Candidates, Floats, Handle, Request, Scorer, data_key
+from epp.api import IN_FLIGHT_REQUESTS, Candidates, Floats, Handle, Request, Scorer
 
 
 class ActiveRequestScorer(Scorer):
     """1 up to `idleThreshold` requests, else (max - c) / max * `maxBusyScore`, max being the busiest candidate's count.
 
-    Reads in_flight_requests. `requestTimeout` is accepted and ignored. Same rule as the Go EPP's active-request-scorer.
+    Reads in_flight_requests, which is kept in every configuration: `inFlightLoadProducerName` is accepted and makes no
+    difference. `requestTimeout` is accepted and ignored. Same rule as the Go EPP's active-request-scorer.
     """
 
     type = "active-request-scorer"
@@ -30,10 +30,6 @@ class ActiveRequestScorer(Scorer):
         super().__init__(params, handle)
         self._idle = float(params.idle_threshold)
         self._max_busy_score = params.max_busy_score
-        self._key = data_key(IN_FLIGHT_LOAD, params.in_flight_load_producer_name)
-
-    def consumes(self) -> Sequence[str]:
-        return (self._key,)
 
     def score(self, request: Request, candidates: Candidates) -> Floats:
         if not len(candidates):

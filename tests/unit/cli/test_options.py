@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+import shlex
+
+import pytest
+
+from epp.cli.options import HelpRequested, RunOptions, Source, UsageError, help_text, parse
+
+
+def options(line: str, **environ: str) -> RunOptions:
+    return parse(shlex.split(line), environ)
+
+
+# Command lines as the upstream charts, manifests and guides render them.
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (
+            (
+                "--pool-name vllm --pool-namespace ns --pool-group inference.networking.k8s.io --zap-encoder json "
+                "--config-file /config/default-plugins.yaml --v 1 --tracing=false"
+            ),
+            {
+                "pool_name": "vllm",
+                "pool_namespace": "ns",
+                "config_file": "/config/default-plugins.yaml",
+                "log_json": True,
+                "verbosity": 1,
+                "tracing": False,
+            },
+        ),
+        (
+            (
+                "--total-queued-requests-metric='\"sglang:num_queue_reqs\"' "
+                "--kv-cache-usage-percentage-metric sglang:token_usage --lora-info-metric= --metrics-endpoint-auth=false"
+            ),
+            {"metrics_endpoint_auth": False, "source": Source.UNSAID},
+        ),
+        (
+            "--endpoint-selector app=vllm,tier=x --endpoint-target-ports 3000,3001 --endpoint-target-ports=3000",
+            {"endpoint_selector": "app=vllm,tier=x", "endpoint_target_ports": (3000, 3001), "source": Source.SELECTOR},
+        ),
+        ("--grpc-port=9102 --grpc-health-port 9103 -v=4", {"grpc_port": 9102, "health_port": 9103, "verbosity": 4}),
+        ("-v 5", {"verbosity": 5}),
+        ("-v5", {"verbosity": 5}),
+        ("--v=3 --v 4", {"verbosity": 4}),
+        ("--zap-log-level=5", {"verbosity": 5}),
+        ("--zap-log-level=error", {"verbosity": -1}),
+        ("--zap-log-level=debug -v 2", {"verbosity": 2}),
+        ("--secure-serving=false --health-checking", {"secure_serving": False, "health_checking": True}),
+        ("--health-checking --grpc-port 1", {"health_checking": True, "grpc_port": 1}),
+        ('--enable-pprof="0"', {"enable_pprof": False}),
+        ("--drain-timeout 1m30s --metrics-staleness-threshold=500ms", {"drain_timeout_s": 90.0}),
+        ("--grpc-max-recv-msg-size 25MB", {"grpc_max_recv_msg_size_bytes": 25_000_000}),
+        ("--max-request-body=10MiB", {"max_request_body_bytes": 10 << 20}),
+        ("--refresh-metrics-interval 10ms", {"refresh_metrics_interval_s": 0.05}),
+        ("--listen :: --metrics-bind-address 127.0.0.1", {"grpc_host": "::", "metrics_host": "127.0.0.1"}),
+        ("--tls-cipher-suites=A,B --tls-min-version VersionTLS13", {"tls_cipher_suites": ("A", "B")}),
+        ("--log-format console --zap-encoder=json", {"log_json": False}),
+        ("--config-text 'a: b=c'", {"config_text": "a: b=c"}),
+        ("", {"grpc_port": 9002, "drain_timeout_s": 30.0, "pool_namespace": "default", "log_json": None}),
+    ],
+)
+def test_command_lines_of_the_go_epp(line: str, expected: dict[str, object]) -> None:
+    parsed = options(line)
+
+    assert {name: getattr(parsed, name) for name in expected} == expected
+
+
+def test_an_empty_command_line_gives_the_defaults_of_the_options() -> None:
+    assert options("") == RunOptions()
+
+
+def test_deprecated_metric_flags_are_honoured_without_their_stray_quotes() -> None:
+    specs = options(
+        "--total-queued-requests-metric='\"nv_trt_llm_request_metrics{request_type=waiting}\"' --lora-info-metric="
+    ).metric_specs
+
+    assert specs.waiting_requests == "nv_trt_llm_request_metrics{request_type=waiting}"
+    assert (specs.lora_info, specs.cache_info) == ("", None)
+
+
+def test_model_server_metrics_flags_are_honoured() -> None:
+    parsed = options(
+        "--model-server-metrics-scheme=https --model-server-metrics-path /m --model-server-metrics-port=9400 "
+        "--model-server-metrics-https-insecure-skip-verify=false"
+    )
+
+    assert parsed.model_server_metrics_scheme == "https"
+    assert (parsed.model_server_metrics_path, parsed.model_server_metrics_port) == ("/m", 9400)
+    assert parsed.model_server_metrics_insecure_skip_verify is False
+
+
+def test_the_environment_gives_the_namespace_unless_a_flag_does() -> None:
+    assert options("", NAMESPACE="env", POD_NAME="epp-1").pool_namespace == "env"
+    assert options("--pool-namespace flag", NAMESPACE="env").pool_namespace == "flag"
+    assert options("", POD_NAME="epp-1").pod_name == "epp-1"
+
+
+def test_endpoints_may_be_listed_and_repeated() -> None:
+    parsed = options("--endpoint a=10.0.0.1:8000,10.0.0.2:80 --endpoint [::1]:8001 --pool-name label")
+
+    assert parsed.endpoints == ("a=10.0.0.1:8000", "10.0.0.2:80", "[::1]:8001")
+    assert parsed.source is Source.STATIC
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("--grpc-prot 1", "unknown flag: --grpc-prot; did you mean --grpc-port?"),
+        ("-grpc-port 1", "unknown flag: -grpc-port; did you mean --grpc-port?"),
+        ("--wholly-unlike-anything=3", "unknown flag: --wholly-unlike-anything; --help lists all flags"),
+        ("--grpc-port", "flag needs a value: --grpc-port N"),
+        ("--grpc-port x", "--grpc-port: 'x' is not a number"),
+        ("--grpc-port 70000", "--grpc-port: 70000 is not in 0..65535"),
+        ("--secure-serving=maybe", "--secure-serving: 'maybe' is not a truth value"),
+        ("--drain-timeout 30", "--drain-timeout: '30' is not a duration"),
+        ("--drain-timeout=-1s", "--drain-timeout: -1s is negative"),
+        ("--max-request-body 1XB", "--max-request-body: '1XB' is not a size"),
+        ("--transport h3", "--transport: 'h3' is not one of grpcio"),
+        ("--model-server-metrics-scheme=ftp", "'ftp' is not one of http, https"),
+        ("--endpoint-selector a=b", 'flag "endpoint-target-ports" should have length from 1 to 8'),
+        ("--endpoint-selector a=b --endpoint-target-ports 1,2,3,4,5,6,7,8,9", "should have length from 1 to 8"),
+        (
+            "--endpoint-selector a=b --endpoint-target-ports 99999",
+            'invalid port number 99999 in "endpoint-target-ports"',
+        ),
+        ("--endpoint-target-ports x", "--endpoint-target-ports: 'x' is not a number"),
+        ("--pool-name p --endpoint-selector a=b --endpoint-target-ports 1", "either pool-name or endpoint-selector"),
+        ("--endpoint h:1 --endpoint-selector a=b --endpoint-target-ports 1", "neither with --endpoint"),
+        ("--config-file a --config-text b", 'both the "config-file" and "config-text" flags'),
+        ("--metrics-client-ca-file ca", '"metrics-client-ca-file" requires "metrics-cert-dir"'),
+        ("--metrics-cert-dir d --metrics-endpoint-auth=false", "enables metrics TLS without authentication"),
+        ("--enable-cert-reload", "give --cert-path"),
+        ("--zap-log-level loud", "--zap-log-level: 'loud'"),
+        ("--fairness-id-metric-label-limit=-1", "negative"),
+    ],
+)
+def test_a_wrong_command_line_is_told_what_to_write(line: str, problem: str) -> None:
+    with pytest.raises(UsageError) as told:
+        options(line)
+
+    assert problem in str(told.value)
+
+
+def test_a_boolean_flag_does_not_eat_the_next_argument_and_says_so() -> None:
+    # The upstream charts render a flags map as two arguments; the Go EPP starts, with the flag at true.
+    parsed = options("--enable-grpc-stream-metrics false --grpc-port 1")
+
+    assert (parsed.enable_grpc_stream_metrics, parsed.grpc_port) == (True, 1)
+    assert "argument 'false' is ignored; a boolean flag takes its value after '=': --flag=false" in parsed.warnings
+
+
+def test_arguments_after_two_dashes_are_no_flags() -> None:
+    assert options("--grpc-port 1 -- --nonsense").warnings == ("argument '--nonsense' is ignored",)
+
+
+def test_flags_without_effect_are_accepted_and_reported() -> None:
+    assert options("--ha-enable-leader-election").warnings == ("--ha-enable-leader-election: accepted, no effect yet",)
+    assert options("--grpc-port 1").warnings == ()
+
+
+@pytest.mark.parametrize("line", ["--help", "-h", "--grpc-port 1 --help"])
+def test_help_is_asked_for(line: str) -> None:
+    with pytest.raises(HelpRequested):
+        options(line)
+
+
+def test_the_help_names_flags_defaults_and_what_has_no_effect() -> None:
+    text = help_text()
+
+    assert "  --drain-timeout DURATION\n        how long to go on serving after SIGTERM (default 30s)" in text
+    assert "(default 100Mi)" in text
+    assert "-v, --v N" in text
+    assert "[accepted, no effect yet]" in text
+
+
+# protocol.md 4.1 and plugins.md 1.5: the flags of both generations of the Go EPP.
+GO_FLAGS = [
+    "grpc-port",
+    "grpc-health-port",
+    "metrics-port",
+    "pool-name",
+    "pool-namespace",
+    "pool-group",
+    "endpoint-selector",
+    "endpoint-target-ports",
+    "disable-endpoint-subset-filter",
+    "emit-endpoint-scores",
+    "ha-enable-leader-election",
+    "drain-timeout",
+    "grpc-max-recv-msg-size",
+    "grpc-max-send-msg-size",
+    "model-server-metrics-scheme",
+    "model-server-metrics-path",
+    "model-server-metrics-port",
+    "model-server-metrics-https-insecure-skip-verify",
+    "refresh-metrics-interval",
+    "refresh-prometheus-metrics-interval",
+    "metrics-staleness-threshold",
+    "total-queued-requests-metric",
+    "total-running-requests-metric",
+    "kv-cache-usage-percentage-metric",
+    "lora-info-metric",
+    "cache-info-metric",
+    "v",
+    "zap-encoder",
+    "zap-log-level",
+    "zap-devel",
+    "zap-stacktrace-level",
+    "zap-time-encoding",
+    "tracing",
+    "health-checking",
+    "enable-pprof",
+    "secure-serving",
+    "cert-path",
+    "enable-cert-reload",
+    "tls-min-version",
+    "tls-cipher-suites",
+    "metrics-endpoint-auth",
+    "metrics-cert-dir",
+    "metrics-client-ca-file",
+    "enable-grpc-stream-metrics",
+    "grpc-enable-compression",
+    "config-file",
+    "config-text",
+    "allow-experimental-plugins",
+]
+
+
+def test_every_flag_of_the_go_epp_is_there() -> None:
+    text = help_text()
+
+    assert [f for f in GO_FLAGS if f"--{f} " not in text and f"--{f}\n" not in text and f"--{f}[" not in text] == []

@@ -1,0 +1,283 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import pytest
+
+from epp.api import (
+    CACHE_BLOCK_SIZE,
+    CACHE_NUM_BLOCKS,
+    PREFIX_MATCH,
+    Endpoint,
+    Fleet,
+    Metric,
+    PrefixMatch,
+    Request,
+    Response,
+    Termination,
+    data_key,
+)
+from epp_plugins.producers.approx_prefix_cache_producer import ApproxPrefixCacheProducer
+from tests.support.plugins import Clock, NoMetric, NoMetrics, make_fleet, make_handle, make_plugin
+from tests.support.scheduling import ended, make_request, picked
+
+BLOCK = b"0123456789abcdef" * 16  # 256 bytes, 64 tokens
+
+
+def make(fleet: Fleet, *, clock: Clock | None = None, **parameters: object) -> ApproxPrefixCacheProducer:
+    handle = make_handle(fleet, name=ApproxPrefixCacheProducer.type, clock=clock)
+    return make_plugin(ApproxPrefixCacheProducer, handle=handle, **parameters)
+
+
+def look(producer: ApproxPrefixCacheProducer, request: Request) -> PrefixMatch:
+    producer.produce(request, producer.handle.fleet.candidates())
+    match: PrefixMatch = request.data[data_key(PREFIX_MATCH)]
+    return match
+
+
+def send(
+    producer: ApproxPrefixCacheProducer,
+    request: Request,
+    row: int = 0,
+    response: Response | None = None,
+    **others: int | None,
+) -> None:
+    look(producer, request)
+    producer.pre_request(request, picked(producer.handle.fleet, row, **others))
+    if response is not None:
+        producer.response_complete(request, response)
+
+
+def rows(producer: ApproxPrefixCacheProducer, request: Request) -> list[float]:
+    return look(producer, request).matched_blocks[producer.handle.fleet.candidates().rows].tolist()
+
+
+def test_a_prompt_is_expected_where_it_was_sent_at_once() -> None:
+    producer = make(make_fleet(2))
+    send(producer, make_request(BLOCK * 3), row=1)
+
+    match = look(producer, make_request(BLOCK * 3 + b"more"))
+
+    assert (match.total_blocks, match.block_size_tokens) == (3, 64)
+    assert match.matched_blocks[:2].tolist() == [0, 3]
+
+
+def test_only_the_common_beginning_counts() -> None:
+    producer = make(make_fleet(1))
+    send(producer, make_request(BLOCK * 2 + b"x" * 256 + BLOCK))
+
+    assert rows(producer, make_request(BLOCK * 4)) == [2]
+
+
+@pytest.mark.parametrize("other", [{"model": "n"}, {"cache_salt": "s"}])
+def test_another_model_or_salt_shares_nothing(other: dict[str, str]) -> None:
+    producer = make(make_fleet(1))
+    send(producer, make_request(BLOCK))
+
+    assert rows(producer, make_request(BLOCK, **other)) == [0]
+
+
+def test_several_prompts_are_summed() -> None:
+    producer = make(make_fleet(1))
+    send(producer, make_request(BLOCK * 2))
+    match = look(producer, make_request(BLOCK * 3, b"y" * 512, b"short"))
+
+    assert (match.matched_blocks[0], match.total_blocks) == (2, 5)
+
+
+def test_the_first_endpoint_of_every_profile_learns() -> None:
+    producer = make(make_fleet(3))
+    send(producer, make_request(BLOCK), row=0, prefill=2, encode=None)
+
+    assert rows(producer, make_request(BLOCK)) == [1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("response", "left"),
+    [
+        pytest.param(ended(200), 1, id="served"),
+        pytest.param(ended(200, Termination.CLIENT_DISCONNECT), 1, id="the client left after the answer began"),
+        pytest.param(ended(0), 1, id="complete, status unknown"),
+        pytest.param(ended(0, Termination.CLIENT_DISCONNECT), 0, id="the client left before"),
+        pytest.param(ended(0, Termination.EVICTED), 0, id="evicted before"),
+        pytest.param(ended(503, Termination.ERROR), 0, id="error"),
+        pytest.param(ended(503), 0, id="refused by the engine"),
+    ],
+)
+def test_what_was_not_served_is_forgotten(response: Response, left: int) -> None:
+    producer = make(make_fleet(1))
+    send(producer, make_request(BLOCK), response=response)
+
+    assert rows(producer, make_request(BLOCK)) == [left]
+
+
+def test_a_failure_takes_back_only_what_the_request_itself_added() -> None:
+    producer = make(make_fleet(1))
+    send(producer, make_request(BLOCK), response=ended(200))
+    send(producer, make_request(BLOCK * 3), response=ended(503))
+
+    assert rows(producer, make_request(BLOCK * 3)) == [1]
+
+
+def test_an_endpoint_that_leaves_is_forgotten_and_its_row_starts_empty() -> None:
+    fleet = make_fleet(1)
+    producer = make(fleet)
+    gone = fleet.candidates().endpoints[0]
+    request = make_request(BLOCK)
+    send(producer, request)
+    producer.endpoint_removed(gone)
+    fleet.remove(gone)
+    fleet.add(Endpoint("new", "10.0.0.9", 8000))
+
+    assert rows(producer, make_request(BLOCK)) == [0]
+    send(producer, make_request(BLOCK))
+    producer.response_complete(request, ended(503))
+    assert rows(producer, make_request(BLOCK)) == [1]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "engine", "size"),
+    [
+        pytest.param({}, 0, 64, id="default"),
+        pytest.param({}, 16, 64, id="raised to 64"),
+        pytest.param({}, 48, 96, id="in a multiple"),
+        pytest.param({}, 128, 128, id="taken over"),
+        pytest.param({"blockSizeTokens": 16}, 0, 16, id="given, no engine known"),
+        pytest.param({"blockSizeTokens": 16}, 32, 64, id="the engine wins"),
+        pytest.param({"blockSizeTokens": 16, "autoTune": False}, 128, 16, id="given exactly"),
+        pytest.param({"blockSize": 32, "autoTune": False}, 0, 32, id="old name"),
+        pytest.param({"autoTune": False}, 128, 64, id="nothing given"),
+    ],
+)
+def test_block_size(parameters: dict[str, object], engine: float, size: int) -> None:
+    producer = make(make_fleet(2, **{CACHE_BLOCK_SIZE: [0, engine]}), **parameters)
+
+    assert look(producer, make_request()).block_size_tokens == size
+
+
+def test_a_block_size_that_becomes_known_is_used_soon() -> None:
+    fleet, clock = make_fleet(1), Clock()
+    producer = make(fleet, clock=clock)
+    look(producer, make_request())
+    fleet.columns[CACHE_BLOCK_SIZE][0] = 128
+    clock.now += 1.0
+
+    assert look(producer, make_request()).block_size_tokens == 128
+
+
+@pytest.mark.parametrize(
+    ("parameters", "engine_blocks", "kept"),
+    [
+        pytest.param({}, 32, 8, id="512 tokens of the engine's are 8 blocks of 64"),
+        pytest.param({"lruCapacityPerServer": 3}, 0, 3, id="given, engine unknown"),
+        pytest.param({"lruCapacityPerServer": 3, "autoTune": False}, 32, 3, id="given"),
+        pytest.param({"lruCapacityPerServer": 0}, 0, 20, id="0 means the default"),
+    ],
+)
+def test_capacity(parameters: dict[str, object], engine_blocks: float, kept: int) -> None:
+    producer = make(make_fleet(1, **{CACHE_BLOCK_SIZE: [16], CACHE_NUM_BLOCKS: [engine_blocks]}), **parameters)
+    send(producer, make_request(BLOCK * 20))
+
+    assert rows(producer, make_request(BLOCK * 20)) == [kept]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "blocks"),
+    [
+        ({"maxPrefixTokensToMatch": 128}, 2),
+        ({"maxPrefixTokensToMatch": 128, "maxPrefixBlocksToMatch": 1}, 2),
+        ({"maxPrefixTokensToMatch": 0, "maxPrefixBlocksToMatch": 3}, 3),
+        ({"maxPrefixTokensToMatch": 0, "maxPrefixBlocksToMatch": 0}, 5),
+    ],
+)
+def test_the_matched_length_is_limited(parameters: dict[str, object], blocks: int) -> None:
+    assert look(make(make_fleet(1), **parameters), make_request(BLOCK * 5)).total_blocks == blocks
+
+
+def test_a_request_without_prompts_matches_nothing_and_teaches_nothing() -> None:
+    producer = make(make_fleet(1))
+    send(producer, make_request(), response=ended(200))
+
+    assert look(producer, make_request()).total_blocks == 0
+
+
+def test_data_carry_the_name_of_the_instance() -> None:
+    fleet = make_fleet(1)
+    producer = make_plugin(ApproxPrefixCacheProducer, handle=make_handle(fleet, name="mine"))
+
+    assert producer.produces() == ("PrefixCacheMatchInfo/mine",)
+
+
+@pytest.mark.parametrize("parameters", [{"blockSizeTokens": 0}, {"maxPrefixTokensToMatch": -1}, {"lru": 5}])
+def test_parameters_that_make_no_sense_are_refused(parameters: dict[str, object]) -> None:
+    with pytest.raises(msgspec.ValidationError):
+        make_plugin(ApproxPrefixCacheProducer, **parameters)
+
+
+class Recorded(NoMetric):
+    """Remembers what a gauge was set to or a histogram was given."""
+
+    def __init__(self, buckets: Sequence[float] = ()) -> None:
+        self.buckets = tuple(buckets)
+        self.values: list[float] = []
+
+    def set(self, value: float) -> None:
+        self.values.append(value)
+
+    def observe(self, amount: float) -> None:
+        self.values.append(amount)
+
+
+class RecordedMetrics(NoMetrics):
+    """Makes metrics that remember, by their names without the common beginning."""
+
+    def __init__(self) -> None:
+        self.made: dict[str, Recorded] = {}
+
+    def gauge(self, name: str, documentation: str, labels: Sequence[str] = ()) -> Metric:
+        return self.histogram(name, documentation, labels)
+
+    def histogram(
+        self, name: str, documentation: str, labels: Sequence[str] = (), *, buckets: Sequence[float] = ()
+    ) -> Metric:
+        return self.made.setdefault(name.removeprefix("inference_extension_prefix_indexer_"), Recorded(buckets))
+
+
+def test_hits_of_the_chosen_endpoint_and_the_size_are_measured() -> None:
+    metrics = RecordedMetrics()
+    handle = msgspec.structs.replace(make_handle(make_fleet(2), name=ApproxPrefixCacheProducer.type), metrics=metrics)
+    producer = make_plugin(ApproxPrefixCacheProducer, handle=handle)
+    send(producer, make_request(BLOCK), row=0)
+    send(producer, make_request(BLOCK * 4), row=0)
+    send(producer, make_request(BLOCK * 4), row=1)
+    producer.endpoint_removed(handle.fleet.candidates().endpoints[0])
+
+    assert metrics.made["hit_ratio"].values == [0, 0.25, 0]
+    assert metrics.made["hit_bytes"].values == [0, 256, 0]
+    assert metrics.made["size"].values == [1, 4, 8, 4]
+    assert metrics.made["hit_ratio"].buckets == (0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)
+    assert metrics.made["hit_bytes"].buckets == (
+        0,
+        16,
+        32,
+        64,
+        128,
+        256,
+        512,
+        1024,
+        2048,
+        4096,
+        8192,
+        16384,
+        32768,
+        65536,
+    )
+
+
+def test_prompts_without_a_whole_block_are_not_measured() -> None:
+    metrics = RecordedMetrics()
+    handle = msgspec.structs.replace(make_handle(make_fleet(1), name=ApproxPrefixCacheProducer.type), metrics=metrics)
+    send(make_plugin(ApproxPrefixCacheProducer, handle=handle), make_request(b"short"))
+
+    assert metrics.made["hit_ratio"].values == []

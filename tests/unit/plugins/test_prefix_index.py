@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import numpy as np
+
+from epp_plugins.prefix_index import PrefixIndex, block_chain, chain_seed
+
+TEXT = bytes(range(256)) * 4
+
+
+def chain(data: bytes, *, limit: int | None = None, model: str = "m", salt: str = "") -> list[int]:
+    return block_chain(data, block_bytes=64, seed=chain_seed(model, salt), limit=limit)
+
+
+def matches(index: PrefixIndex, blocks: list[int], *, rows: int = 4) -> list[float]:
+    matched = np.zeros(rows)
+    index.count_matches(blocks, matched)
+    return matched.tolist()
+
+
+def test_only_whole_blocks_are_hashed() -> None:
+    assert [len(chain(TEXT[:n])) for n in (0, 63, 64, 127, 128)] == [0, 0, 1, 1, 2]
+
+
+def test_a_limit_cuts_the_chain() -> None:
+    assert chain(TEXT, limit=3) == chain(TEXT)[:3]
+
+
+def test_equal_beginnings_have_equal_hashes_and_nothing_after_a_difference_has() -> None:
+    one, other = chain(TEXT[:256]), chain(TEXT[:64] + b"x" + TEXT[65:256])
+
+    assert [a == b for a, b in zip(one, other, strict=True)] == [True, False, False, False]
+
+
+def test_the_same_block_elsewhere_in_the_prompt_has_another_hash() -> None:
+    first, second = chain(b"a" * 128)
+
+    assert first != second
+
+
+def test_model_and_salt_separate_prompts() -> None:
+    heads = {chain(TEXT, model=model, salt=salt)[0] for model, salt in (("m", ""), ("n", ""), ("m", "s"), ("ms", ""))}
+
+    assert len(heads) == 4
+
+
+def test_leading_blocks_are_counted_for_each_row() -> None:
+    index = PrefixIndex()
+    index.insert(0, [1, 2, 3], capacity=10)
+    index.insert(2, [1], capacity=10)
+
+    assert matches(index, [1, 2, 3, 4]) == [3, 0, 1, 0]
+
+
+def test_a_row_that_lacks_a_block_gets_nothing_for_later_ones() -> None:
+    index = PrefixIndex()
+    index.insert(0, [1, 2, 3], capacity=10)
+    index.insert(1, [1, 3], capacity=10)
+
+    assert matches(index, [1, 2, 3]) == [3, 1, 0, 0]
+
+
+def test_counts_of_several_chains_add_up() -> None:
+    index = PrefixIndex()
+    index.insert(0, [1, 2], capacity=10)
+    index.insert(0, [7], capacity=10)
+    matched = np.zeros(1)
+    index.count_matches([1, 2], matched)
+    index.count_matches([7, 8], matched)
+
+    assert matched.tolist() == [3]
+
+
+def test_hundreds_of_rows_are_counted_alike() -> None:
+    index = PrefixIndex()
+    for row in range(300):
+        index.insert(row, [1, 2, 3][: row % 4], capacity=10)
+
+    assert matches(index, [1, 2, 3], rows=512) == [row % 4 for row in range(300)] + [0.0] * 212
+
+
+def test_the_end_of_the_least_recently_used_chain_goes_first() -> None:
+    index = PrefixIndex()
+    index.insert(0, [1, 2], capacity=4)
+    index.insert(0, [3, 4], capacity=4)
+    index.insert(0, [5], capacity=4)
+
+    assert matches(index, [1, 2])[0] == 1
+    assert matches(index, [3, 4])[0] == 2
+
+
+def test_use_protects_from_eviction() -> None:
+    index = PrefixIndex()
+    index.insert(0, [1, 2], capacity=4)
+    index.insert(0, [3, 4], capacity=4)
+    index.insert(0, [1, 2], capacity=4)
+    index.insert(0, [5, 6], capacity=4)
+
+    assert [matches(index, c)[0] for c in ([1, 2], [3, 4], [5, 6])] == [2, 0, 2]
+
+
+def test_of_a_chain_longer_than_the_capacity_the_beginning_is_kept() -> None:
+    index = PrefixIndex()
+    added = index.insert(0, [1, 2, 3, 4], capacity=2)
+
+    assert sorted(added) == [1, 2]
+    assert matches(index, [1, 2, 3, 4])[0] == 2
+    assert len(index) == 2
+
+
+def test_insert_tells_what_is_new() -> None:
+    index = PrefixIndex()
+    index.insert(0, [1, 2], capacity=10)
+
+    assert index.insert(0, [1, 2, 3], capacity=10) == [3]
+
+
+def test_discard_and_remove_leave_nothing_behind() -> None:
+    index = PrefixIndex()
+    index.insert(0, [1, 2], capacity=10)
+    index.insert(1, [1], capacity=10)
+    index.discard(0, [2, 99])
+    index.remove(1)
+
+    assert matches(index, [1, 2]) == [1, 0, 0, 0]
+    assert (len(index), index.held_by(0), index.held_by(1)) == (1, 1, 0)
