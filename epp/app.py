@@ -13,12 +13,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-import grpc
 import msgspec
 
 from epp import version
-from epp.api import ConfigError, Endpoint, Plugin
-from epp.cli.options import NO_KUBERNETES, NO_SOURCE, RunOptions, Source, UsageError
+from epp.api import ConfigError, Plugin, host_port
+from epp.cli.options import NO_KUBERNETES, NO_SOURCE, RunOptions, Source, Transport, UsageError
 from epp.config import Environment, Loaded, Pipeline, Registry, build, describe, load_default, load_file, load_text
 from epp.config.resolved import DataLayer
 from epp.data.collector import Collector
@@ -28,13 +27,16 @@ from epp.data.metrics_source import MetricsSource
 from epp.director.director import Director
 from epp.discovery.file import FileDiscovery
 from epp.discovery.static import parse_endpoints
+from epp.http2 import Limits
 from epp.observability.logs import INFO, log_event
 from epp.observability.metrics import Recorder
 from epp.observability.requests import RequestLog
 from epp.observability.state import endpoints_state, plugins_state
-from epp.server.grpcio import ExtProcService, GrpcServer, HealthService
+from epp.server.grpcio import GrpcServer
 from epp.server.health import HealthState
 from epp.server.http import HttpServer, Pages
+from epp.server.lean import LeanServer
+from epp.server.session import ExtProc
 from epp.server.tls import Certificate, grpc_credentials, ssl_context
 from epp_plugins.registry import ALIASES, BUILTIN, REPLACED
 
@@ -105,10 +107,9 @@ class Service:
         )
         self._collector = self._make_collector(pipeline)
         self._file_discovery = self._make_file_discovery(pipeline)
-        self._certificate: Certificate | None = None
-        self._ext_proc_service = ExtProcService(self.director, max_body_bytes=options.max_request_body_bytes)
-        self._ext_proc: GrpcServer | None = None
-        self._health_server: GrpcServer | None = None
+        self._service = ExtProc(self.director, max_body_bytes=options.max_request_body_bytes)
+        self._ext_proc: LeanServer | GrpcServer | None = None
+        self._health_server: LeanServer | GrpcServer | None = None
         self._http: HttpServer | None = None
         self.recorder.config_loaded(pipeline.config_hash)
         self.recorder.watch_fleet(self.datastore.fleet, clock, options.metrics_staleness_threshold_s, pool)
@@ -132,15 +133,13 @@ class Service:
             self.datastore.replace_all(parse_endpoints(options.endpoints))
             self.datastore.synced = True
         self.health.synced = self.datastore.synced
-        self._health_server = self._open(
-            [HealthService(self.health).handler()], options.health_host, options.health_port, "--grpc-health-port"
-        )
-        self._ext_proc = self._open(
-            [self._ext_proc_service.handler(), HealthService(self.health).handler()],
+        self._health_server = await self._open(options.health_host, options.health_port, "--grpc-health-port")
+        self._ext_proc = await self._open(
             options.grpc_host,
             options.grpc_port,
             "--grpc-port",
-            credentials=self._credentials(),
+            service=self._service,
+            certificate=self._make_certificate(),
         )
         try:
             self._http = await HttpServer.start(
@@ -149,8 +148,6 @@ class Service:
         except OSError as error:
             address = f"{options.metrics_host}:{options.metrics_port}"
             raise StartError(f"cannot listen on {address} (--metrics-port): {error.strerror or error}") from error
-        await self._health_server.start()
-        await self._ext_proc.start()
         log_event(
             _log,
             INFO,
@@ -159,7 +156,7 @@ class Service:
             ext_proc_port=self._ext_proc.port,
             health_port=self._health_server.port,
             metrics_port=self._http.port,
-            tls="off" if self._certificate is None else (options.cert_path or "self-signed"),
+            tls=(options.cert_path or "self-signed") if options.secure_serving else "off",
             transport=options.transport.value,
             endpoints=len(self.datastore),
             config=options.config_file or ("--config-text" if options.config_text else "built-in default"),
@@ -171,7 +168,7 @@ class Service:
         await self._stop_asked.wait()
         self.health.draining = True
         window_s = 0.0 if self._hurry.is_set() else self._options.drain_timeout_s
-        log_event(_log, INFO, "draining", seconds=window_s, open_streams=self._ext_proc_service.open_streams)
+        log_event(_log, INFO, "draining", seconds=window_s, open_streams=self._service.open_streams)
         if window_s:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._hurry.wait(), window_s)
@@ -271,16 +268,14 @@ class Service:
             client_key_path=params.client_key_path,
         )
 
-    def _credentials(self) -> grpc.ServerCredentials | None:
+    def _make_certificate(self) -> Certificate | None:
         options = self._options
         if not options.secure_serving:
             return None
-        self._certificate = Certificate(Path(options.cert_path) if options.cert_path else None)
+        certificate = Certificate(Path(options.cert_path) if options.cert_path else None)
         if options.enable_cert_reload:
-            self._spawn(self._certificate.follow(), "certificate reload")
-        return grpc_credentials(
-            self._certificate, min_version=options.tls_min_version, cipher_suites=options.tls_cipher_suites
-        )
+            self._spawn(certificate.follow(), "certificate reload")
+        return certificate
 
     def _metrics_tls(self) -> ssl.SSLContext | None:
         options = self._options
@@ -297,26 +292,34 @@ class Service:
             context.verify_mode = ssl.CERT_REQUIRED
         return context
 
-    def _open(
+    async def _open(
         self,
-        handlers: list[grpc.GenericRpcHandler],
         host: str,
         port: int,
         flag: str,
         *,
-        credentials: grpc.ServerCredentials | None = None,
-    ) -> GrpcServer:
-        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        service: ExtProc | None = None,
+        certificate: Certificate | None = None,
+    ) -> LeanServer | GrpcServer:
+        """A gRPC port with health checks, and ext_proc where `service` is given."""
+        options = self._options
+        receive_bytes = options.grpc_max_recv_msg_size_bytes or _DEFAULT_RECEIVE_BYTES
+        version, suites = options.tls_min_version, options.tls_cipher_suites
+        server: LeanServer | GrpcServer
         try:
-            return GrpcServer(
-                handlers,
-                address=address,
-                credentials=credentials,
-                max_receive_bytes=self._options.grpc_max_recv_msg_size_bytes or _DEFAULT_RECEIVE_BYTES,
-                max_send_bytes=self._options.grpc_max_send_msg_size_bytes or -1,
-            )
+            if options.transport is Transport.LEAN:
+                limits = Limits(max_message_bytes=receive_bytes, max_receive_buffer_bytes=4 * receive_bytes)
+                server = LeanServer(self.health, service, limits=limits)
+                context = ssl_context(certificate, min_version=version, cipher_suites=suites) if certificate else None
+                await server.start(host, port, tls=context)
+            else:
+                send_bytes = options.grpc_max_send_msg_size_bytes
+                server = GrpcServer(self.health, service, max_receive_bytes=receive_bytes, max_send_bytes=send_bytes)
+                tls = grpc_credentials(certificate, min_version=version, cipher_suites=suites) if certificate else None
+                await server.start(host, port, tls=tls)
         except (RuntimeError, OSError) as error:
-            raise StartError(f"cannot listen on {address} ({flag}): is it in use?") from error
+            raise StartError(f"cannot listen on {host_port(host, port)} ({flag}): is it in use?") from error
+        return server
 
     def _pages(self) -> Pages:
         return Pages(
@@ -373,6 +376,3 @@ async def serve(options: RunOptions, loaded: Loaded) -> None:
         await service.run_until_stopped()
     finally:
         await service.stop()
-
-
-__all__ = ["ConfigError", "Endpoint", "Service", "StartError", "load_config", "make_registry", "serve"]

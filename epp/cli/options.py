@@ -67,6 +67,7 @@ class Source(enum.Enum):
 class Transport(enum.Enum):
     """What serves the ext_proc port."""
 
+    LEAN = "lean"
     GRPCIO = "grpcio"
 
 
@@ -98,7 +99,7 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     ha_enable_leader_election: bool = False
     pod_name: str = ""  # env POD_NAME
 
-    transport: Transport = Transport.GRPCIO
+    transport: Transport = Transport.LEAN
     grpc_port: int = 9002
     grpc_host: str = "0.0.0.0"
     health_port: int = 9003
@@ -193,7 +194,9 @@ GROUPS: Final = (
     Group(
         "Serving",
         (
-            choice("transport", "grpcio", "what serves the ext_proc port", [t.value for t in Transport]),
+            choice(
+                "transport", "lean", "what serves gRPC: our own HTTP/2 core, or grpcio", [t.value for t in Transport]
+            ),
             _port("grpc-port", 9002, "port of ext_proc"),
             _port("grpc-health-port", 9003, "port of gRPC health checks (plain text)", "health_port"),
             _port("metrics-port", 9090, "port of /metrics, /healthz, /readyz and /debug"),

@@ -8,13 +8,14 @@ from epp.http2.errors import ConnectionFailure, ErrorCode, Http2Error, StreamFai
 from epp.http2.grpc import Metadata, Status, status_of_reset
 from epp.http2.grpc_stream import Application, GrpcStream, StreamHandler
 from epp.http2.limits import Limits
-from epp.http2.requests import RequestHead
+from epp.http2.requests import Facts, RequestHead
 
 __all__ = [
     "Application",
     "Connection",
     "ConnectionFailure",
     "ErrorCode",
+    "Facts",
     "GrpcStream",
     "Http2Error",
     "Limits",

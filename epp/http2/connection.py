@@ -9,9 +9,9 @@ How to drive it. The shell that owns a socket calls
 - `connection_lost()` when the socket is gone. When `closed` is true, it writes what is left and closes the socket.
 
 Where things are. This file is the way in: frames, the order they may come in, windows of what we receive, SETTINGS, PING,
-GOAWAY, time-outs. `streams` is the way out: queues, windows of what we send, the end of streams. `grpc_stream` turns DATA into
-messages. `requests` says which header lists are well-formed, `headers` decodes them, `floods` counts abuse, `limits` holds
-every number.
+GOAWAY. `streams` is the way out: queues, windows of what we send, the end of streams. `grpc_stream` turns DATA into
+messages. `requests` says which header lists are well-formed, `headers` decodes them, `floods` counts abuse, `clocks` knows
+what is due and `limits` holds every number.
 
 The states of a connection:
 
@@ -46,6 +46,7 @@ from collections.abc import Callable
 from math import inf
 
 from epp.http2 import frames
+from epp.http2.clocks import Clocks
 from epp.http2.errors import ConnectionFailure, ErrorCode, Http2Error, StreamFailure
 from epp.http2.floods import FloodGuard
 from epp.http2.frames import (
@@ -67,9 +68,10 @@ from epp.http2.frames import (
 from epp.http2.grpc import Status
 from epp.http2.grpc_stream import Application, GrpcStream
 from epp.http2.limits import DEFAULT_FRAME_BYTES, DEFAULT_WINDOW_BYTES, MAX_FRAME_BYTES, MAX_WINDOW_BYTES, Limits
-from epp.http2.requests import HeadReader, RequestHead
+from epp.http2.requests import Facts, HeadReader, RequestHead
 from epp.http2.streams import Link, Stream
 
+_unpack_header = HEADER.unpack_from
 _ANY = -1
 _MAX_STREAM_ID = STREAM_ID_MASK
 _MAX_SKIPPED = 16
@@ -88,12 +90,14 @@ class Connection:
         self._link = Link(self.limits, now)
         # Until the client acknowledges a smaller window, it may use the default one (RFC 9113, section 6.9.2).
         self._link.stream_receive_window = max(self.limits.stream_window_bytes, DEFAULT_WINDOW_BYTES)
+        self._clocks = Clocks(self.limits, now)
         self._floods = FloodGuard(self.limits, now)
         self._heads = HeadReader(self.limits)
         self._receive_window = self.limits.connection_window_bytes
+        self._max_frame_bytes = self.limits.max_frame_bytes
         self._window_low = self.limits.connection_window_bytes // 2
         self._stream_low = self.limits.stream_window_bytes // 2
-        self._partial = bytearray(b"")
+        self._partial = bytearray()
         self._needed = len(PREFACE)
         """Bytes that `_partial` must hold before anything can be done with it."""
         self._preface_seen = False
@@ -107,7 +111,6 @@ class Connection:
         self._skipped: list[range] = []
         self._leaving_after = _MAX_STREAM_ID
         self._draining = False
-        self._client_leaves = False
         self._over = False
         self._paused = False
         self._taken_bytes = 0
@@ -123,21 +126,7 @@ class Connection:
             self._on_window_update,
             self._on_continuation,
         ]
-        self._start_clocks(now)
         self._greet()
-
-    def _start_clocks(self, now: float) -> None:
-        limits = self.limits
-        self._last_received = now
-        self._handshake_due = _due(now, limits.handshake_timeout_s)
-        self._settings_due = _due(now, limits.settings_timeout_s)
-        self._unfinished_since = inf
-        self._block_since = inf
-        self._idle_since = inf
-        self._alive_due = inf
-        self._stalled_since = inf
-        self._stalled_at_bytes = 0
-        self._drain_due = inf
 
     def _greet(self) -> None:
         limits = self.limits
@@ -160,8 +149,7 @@ class Connection:
         """Whether the socket shall be closed once `data_to_send` has been written."""
         if self._over:
             return True
-        leaves = self._leaving_after != _MAX_STREAM_ID or self._client_leaves
-        return leaves and not self._link.streams
+        return self._leaving_after != _MAX_STREAM_ID and not self._link.streams
 
     @property
     def open_streams(self) -> int:
@@ -177,7 +165,7 @@ class Connection:
         """Bytes from the client, cut anywhere. Calls the handlers; never raises because of the bytes."""
         if self._over:
             return
-        self._link.now = self._last_received = now
+        self._link.now = self._clocks.last_received = now
         if now >= self._floods.window_ends:
             self._floods.restart(now)
         if self._partial or not self._preface_seen:
@@ -219,7 +207,7 @@ class Connection:
         if self._draining or self._over:
             return
         self._draining = True
-        self._drain_due = now + self.limits.drain_grace_s
+        self._clocks.drain_due = now + self.limits.drain_grace_s
         self._link.buffer += frames.goaway(_MAX_STREAM_ID, ErrorCode.NO_ERROR)
         self._link.buffer += frames.PING_HEADER + _DRAIN_PING
 
@@ -235,19 +223,7 @@ class Connection:
 
     def next_deadline(self) -> float:
         """When `expire` will have something to do, as far as it is known; inf when nothing is."""
-        limits = self.limits
-        return min(
-            self._link.next_call_deadline,
-            self._handshake_due,
-            self._settings_due,
-            self._drain_due,
-            self._alive_due,
-            _due(self._unfinished_since, limits.header_block_timeout_s),
-            _due(self._block_since, limits.header_block_timeout_s),
-            _due(self._idle_since, limits.idle_timeout_s),
-            _due(self._stalled_since, limits.write_stall_timeout_s),
-            _due(self._last_received, limits.keepalive_interval_s) if self._alive_due == inf else inf,
-        )
+        return min(self._link.next_call_deadline, self._clocks.next_due())
 
     def expire(self, now: float) -> None:
         """Do what is due: end calls past their deadline, and the connection past one of its time-outs."""
@@ -286,7 +262,7 @@ class Connection:
             return
         link = self._link
         if pos:
-            self._unfinished_since = inf
+            self._clocks.unfinished_since = inf
         if pos < len(data):
             self._keep(data, pos)
         if link.ready:
@@ -300,36 +276,32 @@ class Connection:
         self._needed = HEADER_BYTES
         if len(self._partial) >= HEADER_BYTES:
             self._needed += int.from_bytes(self._partial[:3], "big")
-        if self._unfinished_since == inf:
-            self._unfinished_since = self._link.now
+        if self._clocks.unfinished_since == inf:
+            self._clocks.unfinished_since = self._link.now
 
     def _parse(self, data: bytes) -> int:
         """Every whole frame in `data`; where the first unfinished one begins. Raises ConnectionFailure."""
-        unpack = HEADER.unpack_from
-        on_data = self._on_data
-        max_frame_bytes = self.limits.max_frame_bytes
+        max_frame_bytes = self._max_frame_bytes
         pos, end = 0, len(data)
         high: int
         low: int
         while end - pos >= HEADER_BYTES:
-            high, low, kind, flags, stream_id = unpack(data, pos)
+            high, low, kind, flags, stream_id = _unpack_header(data, pos)
             length = high << 8 | low
             if length > max_frame_bytes:
                 raise ConnectionFailure(
-                    ErrorCode.FRAME_SIZE_ERROR, f"frame of {length} bytes exceeds {max_frame_bytes}"
+                    ErrorCode.FRAME_SIZE_ERROR, f"{length} bytes in a frame; at most {max_frame_bytes}"
                 )
             start = pos + HEADER_BYTES
             stop = start + length
             if stop > end:
                 break
             if self._expected != _ANY and kind != self._expected:
-                raise ConnectionFailure(
-                    ErrorCode.PROTOCOL_ERROR, f"frame type {kind} where only {self._expected} may come"
-                )
+                raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, f"frame type {kind}; expected {self._expected}")
             stream_id &= STREAM_ID_MASK
             try:
                 if kind == DATA:
-                    on_data(stream_id, flags, data, start, stop)
+                    self._on_data(stream_id, flags, data, start, stop)
                 elif kind <= CONTINUATION:
                     self._handlers[kind](stream_id, flags, data[start:stop])
                 else:
@@ -408,12 +380,14 @@ class Connection:
             raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, f"HEADERS on stream {stream_id}: not a client's id")
         if flags & (PADDED | PRIORITY_FLAG):
             payload = self._bare_headers(stream_id, flags, payload)
+        if len(payload) > self.limits.max_header_block_bytes:
+            raise _block_too_large()
         if flags & END_HEADERS:
             self._on_block(stream_id, flags, payload)
             return
         self._block += payload
         self._block_stream_id, self._block_flags, self._block_frames = stream_id, flags, 1
-        self._block_since = self._link.now
+        self._clocks.block_since = self._link.now
         self._expected = CONTINUATION
 
     def _bare_headers(self, stream_id: int, flags: int, payload: bytes) -> bytes:
@@ -435,11 +409,11 @@ class Connection:
         self._block_frames += 1
         limits = self.limits
         if len(self._block) > limits.max_header_block_bytes or self._block_frames > limits.max_continuation_frames:
-            raise ConnectionFailure(ErrorCode.ENHANCE_YOUR_CALM, "header block is too large or in too many frames")
+            raise _block_too_large()
         if flags & END_HEADERS:
             block = bytes(self._block)
             self._block.clear()
-            self._block_since = inf
+            self._clocks.block_since = inf
             self._expected = _ANY
             self._on_block(stream_id, self._block_flags, block)
 
@@ -473,17 +447,16 @@ class Connection:
         if stream_id > self._leaving_after:
             link.remember(stream_id)
             return
-        if head.malformed:
+        if head.facts.malformed:
             self._turn_away(stream_id, flags, ErrorCode.PROTOCOL_ERROR)
             return
         if len(link.streams) >= self.limits.max_concurrent_streams:
             self._turn_away(stream_id, flags, ErrorCode.REFUSED_STREAM)
             return
-        if flags & END_STREAM and head.content_length > 0:
+        if flags & END_STREAM and head.facts.content_length > 0:
             # Malformed, but the client has said all it will say: an answer ends the stream (RFC 9113, section 8.1.1).
             self._floods.stream_error()
-            head = RequestHead(head.path, (), method=head.method, http_refusal=400)
-        self._idle_since = inf
+            head = RequestHead(Facts(method=head.facts.method, http_refusal=400))
         self._opened += 1
         if self._opened >= self.limits.max_streams_per_connection:
             self.go_away(link.now)
@@ -550,15 +523,15 @@ class Connection:
         self._link.buffer += frames.SETTINGS_ACK
         if self._expected == SETTINGS:
             self._expected = _ANY
-            self._handshake_due = inf
+            self._clocks.handshake_due = inf
 
     def _on_settings_ack(self, payload: bytes) -> None:
         if payload or self._expected == SETTINGS:
             code = ErrorCode.FRAME_SIZE_ERROR if payload else ErrorCode.PROTOCOL_ERROR
             raise ConnectionFailure(code, "SETTINGS acknowledgement with a payload or before the client's SETTINGS")
-        if self._settings_due == inf and self.limits.settings_timeout_s:
+        if self._clocks.settings_due == inf and self.limits.settings_timeout_s:
             return
-        self._settings_due = inf
+        self._clocks.settings_due = inf
         link = self._link
         shrink = link.stream_receive_window - self.limits.stream_window_bytes
         if shrink:
@@ -599,7 +572,8 @@ class Connection:
             code = ErrorCode.PROTOCOL_ERROR if stream_id else ErrorCode.FRAME_SIZE_ERROR
             raise ConnectionFailure(code, f"GOAWAY of {len(payload)} bytes on stream {stream_id}; expected >= 8 on 0")
         self._floods.control()
-        self._client_leaves = True
+        # It forbids us to open streams, which a server does not do, and announces the end: the same is due from here.
+        self.go_away(self._link.now)
 
     def _on_window_update(self, stream_id: int, flags: int, payload: bytes) -> None:
         if len(payload) != 4:
@@ -625,7 +599,7 @@ class Connection:
     # The end.
 
     def _leave(self) -> None:
-        self._drain_due = inf
+        self._clocks.drain_due = inf
         if self._leaving_after == _MAX_STREAM_ID:
             self._leaving_after = self._last_id
             self._link.buffer += frames.goaway(self._last_id, ErrorCode.NO_ERROR)
@@ -662,49 +636,22 @@ class Connection:
                 stream.fail(Status.DEADLINE_EXCEEDED, "deadline exceeded")
 
     def _expire_connection(self, now: float) -> None:
-        limits = self.limits
-        if now >= self._handshake_due:
-            raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "no preface and SETTINGS in time")
-        if now >= self._settings_due:
-            raise ConnectionFailure(ErrorCode.SETTINGS_TIMEOUT, "SETTINGS not acknowledged in time")
-        if now >= _due(min(self._unfinished_since, self._block_since), limits.header_block_timeout_s):
-            raise ConnectionFailure(ErrorCode.ENHANCE_YOUR_CALM, "frame or header block not finished in time")
-        if now >= self._drain_due:
+        clocks, link = self._clocks, self._link
+        clocks.check_handshake(now)
+        clocks.check_unfinished(now)
+        held_by_transport = self._paused and bool(link.buffer or link.queued_bytes)
+        held_by_window = bool(link.ready) and link.window <= 0
+        clocks.check_stalled(now, waiting=held_by_transport or held_by_window, taken_bytes=self._taken_bytes)
+        if clocks.ping_is_due(now):
+            link.buffer += frames.PING_HEADER + _ALIVE_PING
+        if now >= clocks.drain_due:
             self._leave()
-        self._expire_silent(now)
-        self._expire_stalled(now)
-        self._expire_idle(now)
-
-    def _expire_silent(self, now: float) -> None:
-        if self._alive_due != inf and self._last_received > self._alive_due - self.limits.keepalive_timeout_s:
-            self._alive_due = inf
-        if now >= self._alive_due:
-            raise ConnectionFailure(ErrorCode.NO_ERROR, "client is silent")
-        if self._alive_due == inf and now >= _due(self._last_received, self.limits.keepalive_interval_s):
-            self._link.buffer += frames.PING_HEADER + _ALIVE_PING
-            self._alive_due = _due(now, self.limits.keepalive_timeout_s)
-
-    def _expire_stalled(self, now: float) -> None:
-        link = self._link
-        held_by_transport = self._paused and (link.buffer or link.queued_bytes)
-        if not held_by_transport and not (link.ready and link.window <= 0):
-            self._stalled_since = inf
-        elif self._stalled_since == inf or self._stalled_at_bytes != self._taken_bytes:
-            self._stalled_since, self._stalled_at_bytes = now, self._taken_bytes
-        elif now >= _due(self._stalled_since, self.limits.write_stall_timeout_s):
-            raise ConnectionFailure(ErrorCode.ENHANCE_YOUR_CALM, "client takes nothing of what waits for it")
-
-    def _expire_idle(self, now: float) -> None:
-        if self._link.streams:
-            self._idle_since = inf
-        elif self._idle_since == inf:
-            self._idle_since = now
-        elif now >= _due(self._idle_since, self.limits.idle_timeout_s):
+        if clocks.idle_too_long(now, idle=not link.streams):
             self.go_away(now)
 
 
-def _due(since: float, timeout_s: float) -> float:
-    return since + timeout_s if timeout_s else inf
+def _block_too_large() -> ConnectionFailure:
+    return ConnectionFailure(ErrorCode.ENHANCE_YOUR_CALM, "header block is too large or in too many frames")
 
 
 def _without_padding(data: bytes, start: int, stop: int) -> tuple[int, int]:

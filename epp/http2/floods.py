@@ -21,7 +21,6 @@ class FloodGuard:
         self.window_ends = now + self._limits.flood_window_s
         self._pings = self._settings = self._empty = self._control = self._premature = self._errors = 0
 
-
     def ping(self) -> None:
         self._pings += 1
         if self._pings > self._limits.max_pings_per_window:

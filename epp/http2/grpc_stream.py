@@ -71,7 +71,7 @@ class GrpcStream(Stream):
     def __init__(self, link: Link, stream_id: int, head: RequestHead, application: Application) -> None:
         super().__init__(link, stream_id)
         self.head = head
-        self.body_left = head.content_length
+        self.body_left = head.facts.content_length
         self.deadline: float | None = None
         """On the caller's clock; from grpc-timeout."""
         self._application = application
@@ -82,7 +82,7 @@ class GrpcStream(Stream):
 
     @property
     def path(self) -> str:
-        return self.head.path
+        return self.head.facts.path
 
     @property
     def headers(self) -> tuple[tuple[str, str], ...]:
@@ -101,7 +101,7 @@ class GrpcStream(Stream):
 
     def compress_replies(self) -> bool:
         """Announce gzip for this call's replies, if the client accepts it and nothing is sent yet. Whether it is on."""
-        if not self.headers_sent and self.head.accepts_gzip:
+        if not self.headers_sent and self.head.facts.accepts_gzip:
             self._gzip = True
         return self._gzip
 
@@ -166,22 +166,23 @@ class GrpcStream(Stream):
 
     def start(self) -> None:
         """Called once, when the head is in: refuse the call or hand it to the application."""
-        head = self.head
-        if head.http_refusal:
-            self._refuse(head.http_refusal)
-        elif head.bad_timeout:
-            self.finish(Status.INTERNAL, head.bad_timeout)
-        elif head.encoding not in ("identity", "gzip"):
+        facts = self.head.facts
+        if facts.http_refusal:
+            self._refuse(facts.http_refusal)
+        elif facts.bad_timeout:
+            self.finish(Status.INTERNAL, facts.bad_timeout)
+        elif facts.encoding not in ("identity", "gzip"):
             unknown = grpc.trailers_block(
-                Status.UNIMPLEMENTED, f"grpc-encoding {head.encoding[:64]!r} is not known here"
+                Status.UNIMPLEMENTED, f"grpc-encoding {facts.encoding[:64]!r} is not known here"
             )
             self._end_with(_REPLY_BLOCK + _ACCEPT_FIELD + unknown)
         else:
             self._hand_over()
 
     def _hand_over(self) -> None:
-        if self.head.timeout_s is not None:
-            self.deadline = self.link.now + self.head.timeout_s
+        timeout_s = self.head.facts.timeout_s
+        if timeout_s is not None:
+            self.deadline = self.link.now + timeout_s
             self.link.next_call_deadline = min(self.link.next_call_deadline, self.deadline)
         try:
             handler = self._application.on_open(self)
@@ -201,7 +202,7 @@ class GrpcStream(Stream):
         text, extra = _REFUSALS[http_status]
         self.lingers = self.headers_sent = True
         block = literals.status(http_status) + literals.content_type(b"text/plain") + extra
-        if self.head.method == "HEAD":
+        if self.head.facts.method == "HEAD":
             self.end(block)
             return
         self.link.write_headers(self.id, block, 0)
@@ -267,7 +268,7 @@ class GrpcStream(Stream):
             raise grpc.too_large(size, self._max_message)
         if flag > 1:
             raise MessageError(Status.INTERNAL, f"message flag {flag} is neither 0 nor 1")
-        if flag and self.head.encoding == "identity":
+        if flag and self.head.facts.encoding == "identity":
             # compression.md: the flag without a grpc-encoding MUST be INTERNAL.
             raise MessageError(Status.INTERNAL, "compressed message without grpc-encoding")
 

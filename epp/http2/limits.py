@@ -2,7 +2,8 @@
 
 The worst a single peer can make one connection hold is about
 `max_receive_buffer_bytes + max_send_buffer_bytes + max_output_bytes + max_frame_bytes`,
-plus the head of every open stream (`max_concurrent_streams * max_header_list_bytes`).
+plus the head of every open stream (`max_concurrent_streams * max_header_list_bytes`), plus about 3 MiB of remembered
+headers. How many connections there may be is for the shell to say.
 """
 
 from dataclasses import dataclass, fields
@@ -19,8 +20,8 @@ class Limits:
     """What one connection may cost. Sizes are bytes, times are seconds, 0 s switches that time-out off.
 
     Counts that end in `_per_window` are per `flood_window_s`; beyond them the connection ends with ENHANCE_YOUR_CALM.
-    A gateway sends all its traffic over a few connections, so they are set where the abuse would cost about
-    a tenth of a core, far above what honest traffic needs. Raises ValueError for a value the protocol does not allow.
+    A gateway sends all its traffic over a few connections, so they are far above what honest traffic needs, and none lets
+    a client burn more than about a tenth of a core. Raises ValueError for a value that the protocol does not allow.
     """
 
     max_concurrent_streams: int = 4096
@@ -55,18 +56,19 @@ class Limits:
     """Control frames and headers waiting for a paused transport; a peer that makes us answer but does not read ends here."""
     flood_window_s: float = 10.0
     """Length of the window of all `_per_window` counts."""
-    max_pings_per_window: int = 5_000
+    max_pings_per_window: int = 20_000
     """2 µs each. gRPC clients probe bandwidth with one PING per round trip, so some hundreds per second are honest."""
     max_settings_per_window: int = 100
     """Each may touch the window of every stream."""
-    max_empty_data_per_window: int = 1_000
+    max_empty_data_per_window: int = 10_000
     """DATA frames without a byte and without END_STREAM: work that never ends a message."""
-    max_control_frames_per_window: int = 100_000
-    """PRIORITY, WINDOW_UPDATE, RST_STREAM, unknown frames and late frames of closed streams together: under 1 µs each."""
-    max_premature_resets_per_window: int = 10_000
-    """Streams the client resets before we sent a byte (rapid reset, CVE-2023-44487), 30 µs each.
+    max_control_frames_per_window: int = 1_000_000
+    """PRIORITY, WINDOW_UPDATE, RST_STREAM, unknown frames and late frames of closed streams together: 1 µs each.
+    Some gRPC clients send one WINDOW_UPDATE per message they read."""
+    max_premature_resets_per_window: int = 30_000
+    """Streams the client resets before we sent a byte (rapid reset, CVE-2023-44487): 30 µs each.
     A gateway whose clients hang up does this honestly, one for one."""
-    max_stream_errors_per_window: int = 1_000
+    max_stream_errors_per_window: int = 10_000
     """Streams we had to reset because of the client (CVE-2025-8671), refused ones included."""
     max_remembered_streams: int = 4096
     """Ids of streams that we ended first: their late frames are ignored instead of punished."""

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Any, Final, cast
+from typing import Any, cast
 
 import grpc
 
-from epp.director.director import Director
+from epp.api import host_port
 from epp.server.gen import health_pb2
-from epp.server.health import HealthState, Serving
-from epp.server.session import MalformedMessage, Session
-
-EXT_PROC_SERVICE: Final = "envoy.service.ext_proc.v3.ExternalProcessor"
-HEALTH_SERVICE: Final = "grpc.health.v1.Health"
+from epp.server.health import EXT_PROC_SERVICE, HEALTH_SERVICE, HealthState, Serving
+from epp.server.session import ExtProc, MalformedMessage, Session
 
 
 class ExtProcService:
     """`Process` for every HTTP request that Envoy asks about."""
 
-    def __init__(self, director: Director, *, max_body_bytes: int) -> None:
-        self._director = director
-        self._max_body_bytes = max_body_bytes
-        self.open_streams = 0
+    def __init__(self, service: ExtProc) -> None:
+        self._service = service
 
     def handler(self) -> grpc.GenericRpcHandler:
         return grpc.method_handlers_generic_handler(
@@ -31,12 +25,8 @@ class ExtProcService:
         )
 
     async def _process(self, _: Any, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
-        recorder = self._director.recorder
-        started = self._director.clock()
         woken = asyncio.Event()
-        session = Session(self._director, max_body_bytes=self._max_body_bytes, wake=woken.set)
-        self.open_streams += 1
-        recorder.stream_opened()
+        session = self._service.session(woken.set)
         code = "Canceled"
         try:
             await _converse(session, context, woken)
@@ -45,11 +35,7 @@ class ExtProcService:
             code = "InvalidArgument"
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"malformed ProcessingRequest: {error}")
         finally:
-            session.abort()
-            self.open_streams -= 1
-            if session.unexpected:
-                recorder.message_unexpected(session.unexpected)
-            recorder.stream_closed(code, self._director.clock() - started)
+            session.close(code)
 
 
 async def _converse(session: Session, context: grpc.aio.ServicerContext[bytes, bytes], woken: asyncio.Event) -> None:
@@ -131,37 +117,43 @@ def _answer(serving: Serving) -> health_pb2.HealthCheckResponse:
 
 
 class GrpcServer:
-    """One listening port with its services."""
+    """Serves ext_proc (where `service` is given) and gRPC health on one port. `port` is known after `start`."""
 
     def __init__(
         self,
-        handlers: Sequence[grpc.GenericRpcHandler],
+        health: HealthState,
+        service: ExtProc | None = None,
         *,
-        address: str,
-        credentials: grpc.ServerCredentials | None = None,
-        max_receive_bytes: int = -1,
-        max_send_bytes: int = -1,
+        max_receive_bytes: int | None = None,
+        max_send_bytes: int | None = None,
     ) -> None:
-        self._server = grpc.aio.server(
-            options=[
-                ("grpc.max_receive_message_length", max_receive_bytes),
-                ("grpc.max_send_message_length", max_send_bytes),
-                ("grpc.max_concurrent_streams", 1_000_000),  # Envoy sends all requests over few connections
-                ("grpc.so_reuseport", 0),  # a second server on the port is a mistake, not load balancing
-                ("grpc.keepalive_permit_without_calls", 1),
-                ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
-                ("grpc.http2.max_ping_strikes", 0),
-            ]
-        )
-        self._server.add_generic_rpc_handlers(tuple(handlers))
-        if credentials is None:
+        self._handlers = [HealthService(health).handler()]
+        if service is not None:
+            self._handlers.append(ExtProcService(service).handler())
+        self._options = [
+            ("grpc.max_receive_message_length", max_receive_bytes or -1),
+            ("grpc.max_send_message_length", max_send_bytes or -1),
+            ("grpc.max_concurrent_streams", 1_000_000),  # Envoy sends all requests over few connections
+            ("grpc.so_reuseport", 0),  # a second server on the port is a mistake, not load balancing
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
+            ("grpc.http2.max_ping_strikes", 0),
+        ]
+        self._server: grpc.aio.Server | None = None
+        self.port = 0
+
+    async def start(self, host: str, port: int, *, tls: grpc.ServerCredentials | None = None) -> None:
+        """Raises RuntimeError when the port cannot be bound."""
+        self._server = grpc.aio.server(options=self._options)
+        self._server.add_generic_rpc_handlers(tuple(self._handlers))
+        address = host_port(host, port)
+        if tls is None:
             self.port = self._server.add_insecure_port(address)
         else:
-            self.port = self._server.add_secure_port(address, credentials)
-
-    async def start(self) -> None:
+            self.port = self._server.add_secure_port(address, tls)
         await self._server.start()
 
     async def stop(self, *, grace_s: float) -> None:
         """Refuse new RPCs, let those in progress end for `grace_s` seconds, then cancel them."""
-        await self._server.stop(grace_s)
+        if self._server is not None:
+            await self._server.stop(grace_s)

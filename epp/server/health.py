@@ -11,12 +11,13 @@ from typing import Final
 
 import msgspec
 
-EXT_PROC: Final = "envoy.service.ext_proc.v3.ExternalProcessor"
+EXT_PROC_SERVICE: Final = "envoy.service.ext_proc.v3.ExternalProcessor"
+HEALTH_SERVICE: Final = "grpc.health.v1.Health"
 LIVENESS: Final = "liveness"
 READINESS: Final = "readiness"
 CHART_SERVICE: Final = "inference-extension"  # what the upstream charts' probes ask for
 
-_READINESS: Final = frozenset(("", READINESS, EXT_PROC, CHART_SERVICE))
+_READINESS: Final = frozenset(("", READINESS, EXT_PROC_SERVICE, CHART_SERVICE))
 
 
 class Serving(enum.IntEnum):
@@ -63,5 +64,5 @@ class HealthState(msgspec.Struct):
 
     def list(self) -> dict[str, Serving]:
         """The answer to List."""
-        services = (EXT_PROC, LIVENESS, READINESS) if self.leader_election else (EXT_PROC,)
+        services = (EXT_PROC_SERVICE, LIVENESS, READINESS) if self.leader_election else (EXT_PROC_SERVICE,)
         return {service: self.check(service) for service in services}

@@ -20,20 +20,38 @@ class MalformedMessage(Exception):
     """The bytes are not a ProcessingRequest; the RPC ends with INVALID_ARGUMENT."""
 
 
+class ExtProc:
+    """The service `Process`, whatever carries it: makes sessions and knows how many are open."""
+
+    def __init__(self, director: Director, *, max_body_bytes: int) -> None:
+        self.director = director
+        self.max_body_bytes = max_body_bytes
+        self.open_streams = 0
+
+    def session(self, wake: Callable[[], None]) -> Session:
+        return Session(self, wake)
+
+
 class Session:
     """After every call send what `take` returns, and end the RPC with OK once `finished`.
 
-    `wake` is called when a decision that had to wait has produced replies. `abort` must be called if the RPC ends in any
-    other way; calling it late or twice is harmless.
+    `wake` is called when a decision that had to wait has produced replies. `close` must be called when the RPC has ended,
+    in whichever way; calling it twice is harmless.
     """
 
-    __slots__ = ("_exchange", "_stream", "_task", "_wake")
+    __slots__ = ("_exchange", "_open", "_opened_s", "_service", "_stream", "_task", "_wake")
 
-    def __init__(self, director: Director, *, max_body_bytes: int, wake: Callable[[], None]) -> None:
+    def __init__(self, service: ExtProc, wake: Callable[[], None]) -> None:
+        director = service.director
+        self._service = service
         self._exchange = RequestExchange(director, self._suspend)
-        self._stream = Stream(self._exchange, max_body_bytes=max_body_bytes)
+        self._stream = Stream(self._exchange, max_body_bytes=service.max_body_bytes)
         self._task: asyncio.Task[None] | None = None
         self._wake = wake
+        self._open = True
+        self._opened_s = director.clock()
+        service.open_streams += 1
+        director.recorder.stream_opened()
 
     @property
     def finished(self) -> bool:
@@ -43,11 +61,6 @@ class Session:
     def waiting(self) -> bool:
         """A decision has to wait; `wake` will be called."""
         return self._task is not None
-
-    @property
-    def unexpected(self) -> int:
-        """Messages that were out of place."""
-        return self._stream.unexpected
 
     def receive(self, data: bytes) -> None:
         """Take one serialized message. Raises MalformedMessage."""
@@ -62,9 +75,18 @@ class Session:
         self._stream.half_closed()
         self._drop_unwanted()
 
-    def abort(self) -> None:
+    def close(self, code: str) -> None:
+        """The RPC has ended with this gRPC status (`OK`, `Canceled`, ...: Go's names)."""
+        if not self._open:
+            return
+        self._open = False
         self._stream.aborted()
         self._drop_unwanted()
+        self._service.open_streams -= 1
+        recorder = self._service.director.recorder
+        if self._stream.unexpected:
+            recorder.message_unexpected(self._stream.unexpected)
+        recorder.stream_closed(code, self._service.director.clock() - self._opened_s)
 
     def take(self) -> list[bytes]:
         """The serialized replies that are due, in order."""

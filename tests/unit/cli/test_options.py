@@ -117,7 +117,7 @@ def test_endpoints_may_be_listed_and_repeated() -> None:
         ("--drain-timeout 30", "--drain-timeout: '30' is not a duration"),
         ("--drain-timeout=-1s", "--drain-timeout: -1s is negative"),
         ("--max-request-body 1XB", "--max-request-body: '1XB' is not a size"),
-        ("--transport h3", "--transport: 'h3' is not one of grpcio"),
+        ("--transport h3", "--transport: 'h3' is not one of lean, grpcio"),
         ("--model-server-metrics-scheme=ftp", "'ftp' is not one of http, https"),
         ("--endpoint-selector a=b", 'flag "endpoint-target-ports" should have length from 1 to 8'),
         ("--endpoint-selector a=b --endpoint-target-ports 1,2,3,4,5,6,7,8,9", "should have length from 1 to 8"),

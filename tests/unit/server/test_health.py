@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from epp.server.health import EXT_PROC, HealthState, Serving
+from epp.server.health import EXT_PROC_SERVICE, HealthState, Serving
 
 UP, DOWN, UNKNOWN = Serving.SERVING, Serving.NOT_SERVING, Serving.SERVICE_UNKNOWN
 
@@ -29,14 +29,14 @@ EMPTY_LEADER = HealthState(leader_election=True, is_leader=True)
     ],
 )
 def test_each_service_is_answered_as_the_protocol_says(state: HealthState, answers: tuple[Serving, ...]) -> None:
-    services = ("liveness", "readiness", "", EXT_PROC, "inference-extension", "something")
+    services = ("liveness", "readiness", "", EXT_PROC_SERVICE, "inference-extension", "something")
 
     assert tuple(state.check(service) for service in services) == answers
 
 
 def test_the_list_has_the_probes_of_replicas_only_with_leader_election() -> None:
-    assert READY.list() == {EXT_PROC: UP}
-    assert FOLLOWER.list() == {EXT_PROC: DOWN, "liveness": UP, "readiness": DOWN}
+    assert READY.list() == {EXT_PROC_SERVICE: UP}
+    assert FOLLOWER.list() == {EXT_PROC_SERVICE: DOWN, "liveness": UP, "readiness": DOWN}
 
 
 def test_problems_name_each_component_that_is_not_ready() -> None:
