@@ -39,6 +39,7 @@ _log: Final = logging.getLogger(__name__)
 DEFAULT_INTERVAL_S: Final = 0.05
 DEFAULT_TIMEOUT_S: Final = 1.0
 MAX_BACKOFF_S: Final = 1.0
+READ_BYTES: Final = 256 * 1024
 MAX_PAGE_BYTES: Final = 16 * 1024 * 1024
 
 
@@ -81,6 +82,7 @@ class Collector:
         self.timeout_s = timeout_s
         self.max_page_bytes = max_page_bytes
         self.rng = rng or random.Random()
+        self.buffer = memoryview(bytearray(READ_BYTES))
         self.tls: ssl.SSLContext | None = self.source.tls_context()
         self._scrapers: dict[Endpoint, _Scraper] = {}
         self._stopping: set[_Scraper] = set()
@@ -239,7 +241,7 @@ class _Scraper:
     # --- connection ------------------------------------------------------------------------------------------------------
 
     def _connect(self) -> None:
-        connection = HttpConnection(self, max_body_bytes=self._collector.max_page_bytes)
+        connection = HttpConnection(self, buffer=self._collector.buffer, max_body_bytes=self._collector.max_page_bytes)
         self._expected = connection
         task = self._loop.create_task(self._open_connection(connection))
         self._opening.add(task)

@@ -6,7 +6,7 @@ mean, KV blocks are summed: together they say how full the address is that Envoy
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import msgspec
@@ -57,33 +57,71 @@ class Reading(msgspec.Struct):
 
 _NO_LORA: Final = LoraInfo()
 _NO_CACHE: Final = CacheInfo()
+_MAX_REMEMBERED: Final = 256
 
 
 class PageReader:
-    """Reads the pages of one endpoint. Keeps the last LoRA and cache lines, because they are long and seldom change."""
+    """Reads the pages of one endpoint. Remembers the labels it has parsed, because most are the same on the next page."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self._scanner = Scanner(engine.families)
-        self._lora_text: bytes | None = None
-        self._lora: LoraInfo | None = None
-        self._cache_texts: tuple[bytes, ...] | None = None
-        self._cache = _NO_CACHE
+        self._remembered: dict[bytes, dict[str, str] | None] = {}
 
     def read(self, page: bytes) -> Reading:
         found = self._scanner.scan(page)
         engine = self.engine
-        kv_usage = _mean(engine.kv_usage, found)
+        kv_usage = self._mean(engine.kv_usage, found)
         return Reading(
-            waiting_requests=_sum(engine.waiting, found),
-            running_requests=_sum(engine.running, found),
+            waiting_requests=self._sum(engine.waiting, found),
+            running_requests=self._sum(engine.running, found),
             kv_cache_usage=None if kv_usage is None else min(kv_usage, 1.0),
-            lora=self._read_lora(found),
-            cache=self._read_cache(found),
-            custom=_read_custom(engine.custom, found) if engine.custom else (),
+            lora=self._lora(found),
+            cache=self._cache(found),
+            custom=self._custom(found) if engine.custom else (),
         )
 
-    def _read_lora(self, found: _Found) -> LoraInfo | None:
+    def _labels(self, text: bytes) -> dict[str, str] | None:
+        if text in self._remembered:
+            return self._remembered[text]
+        if len(self._remembered) >= _MAX_REMEMBERED:
+            self._remembered.clear()
+        labels = self._remembered[text] = parse_labels(text)
+        return labels
+
+    def _values(self, spec: MetricSpec | None, found: _Found) -> list[float]:
+        """The values of the series that `spec` selects; none at all when one of them cannot be read or is negative."""
+        if spec is None:
+            return []
+        samples = found.get(spec.family)
+        if not samples:
+            return []
+        if len(samples) == 1 and not spec.labels:
+            values = [samples[0][1]]
+        else:
+            values = [value for labels, value in distinct(samples, self._labels) or () if spec.selects(labels)]
+        # Nothing that is read here can be negative; such a number is a defect of the model server.
+        return values if not values or min(values) >= 0 else []
+
+    def _sum(self, spec: MetricSpec | None, found: _Found) -> float | None:
+        values = self._values(spec, found)
+        return sum(values) if values else None
+
+    def _mean(self, spec: MetricSpec | None, found: _Found) -> float | None:
+        values = self._values(spec, found)
+        return sum(values) / len(values) if values else None
+
+    def _custom(self, found: _Found) -> tuple[tuple[str, float], ...]:
+        """Attributes and values. Of several series the first, since nobody says how to add them up."""
+        numbers: list[tuple[str, float]] = []
+        for key, spec in self.engine.custom:
+            samples = found.get(spec.family) or []
+            chosen = [value for labels, value in distinct(samples, self._labels) or () if spec.selects(labels)]
+            if chosen:
+                numbers.append((key, chosen[0]))
+        return tuple(numbers)
+
+    def _lora(self, found: _Found) -> LoraInfo | None:
         """The series with the largest value: vLLM leaves every past one on the page; values are the time of the last change."""
         spec = self.engine.lora
         if spec is None:
@@ -92,94 +130,43 @@ class PageReader:
         if samples is None:
             return None
         if spec.labels:
-            samples = [s for s in samples if (labels := parse_labels(s[0])) is not None and spec.selects(labels)]
+            samples = [s for s in samples if (labels := self._labels(s[0])) is not None and spec.selects(labels)]
         if not samples:
             return _NO_LORA
-        text = max(samples, key=lambda sample: sample[1])[0]
-        if text != self._lora_text:
-            self._lora_text, self._lora = text, _parse_lora(text)
-        return self._lora
+        labels = self._labels(max(samples, key=lambda sample: sample[1])[0])
+        return None if labels is None else _lora_info(labels)
 
-    def _read_cache(self, found: _Found) -> CacheInfo:
+    def _cache(self, found: _Found) -> CacheInfo:
         engine = self.engine
         if engine.cache_info is not None and (samples := found.get(engine.cache_info.family)):
-            texts = tuple([text for text, _, _ in samples])
-            if texts != self._cache_texts:
-                self._cache_texts = texts
-                self._cache = _parse_cache(texts, engine.cache_info, engine.block_size_label, engine.num_blocks_label)
-            return self._cache
+            series = [self._labels(text) for text, _, _ in samples]
+            selected = [labels for labels in series if labels is not None and engine.cache_info.selects(labels)]
+            if None in series:
+                return _NO_CACHE
+            return _cache_info(selected, engine.block_size_label, engine.num_blocks_label)
         if engine.cache_block_size is None and engine.cache_num_blocks is None:
             return _NO_CACHE
-        block_sizes = _values(engine.cache_block_size, found)
-        num_blocks = _sum(engine.cache_num_blocks, found)
+        block_sizes = self._values(engine.cache_block_size, found)
+        num_blocks = self._sum(engine.cache_num_blocks, found)
         return CacheInfo(
             _count(block_sizes[0]) if block_sizes else None, None if num_blocks is None else _count(num_blocks)
         )
 
 
-def _values(spec: MetricSpec | None, found: _Found) -> list[float] | None:
-    """The values of the series that `spec` selects; None when one of them cannot be read or is negative."""
-    if spec is None:
-        return None
-    samples = found.get(spec.family)
-    if not samples:
-        return None
-    if len(samples) == 1 and not spec.labels:
-        values = [samples[0][1]]
-    else:
-        series = distinct(samples)
-        if series is None:
-            return None
-        values = [value for labels, value in series if spec.selects(labels)]
-    # Nothing that is read here can be negative; such a number is a defect of the model server.
-    return values if not values or min(values) >= 0 else None
-
-
-def _sum(spec: MetricSpec | None, found: _Found) -> float | None:
-    values = _values(spec, found)
-    return sum(values) if values else None
-
-
-def _mean(spec: MetricSpec | None, found: _Found) -> float | None:
-    values = _values(spec, found)
-    return sum(values) / len(values) if values else None
-
-
-def _read_custom(custom: Iterable[tuple[str, MetricSpec]], found: _Found) -> tuple[tuple[str, float], ...]:
-    """Attributes and values. Of several series the first, since nobody says how to add them up."""
-    numbers: list[tuple[str, float]] = []
-    for key, spec in custom:
-        samples = found.get(spec.family)
-        series = distinct(samples) if samples else None
-        chosen = [value for labels, value in series or () if spec.selects(labels)]
-        if chosen:
-            numbers.append((key, chosen[0]))
-    return tuple(numbers)
-
-
-def _parse_lora(text: bytes) -> LoraInfo | None:
-    labels = parse_labels(text)
-    if labels is None:
-        return None
-    capacity = _positive(labels.get(_MAX_LORA))
+def _lora_info(labels: Mapping[str, str]) -> LoraInfo:
     active = _names(labels.get(_RUNNING_LORA, ""))
-    return LoraInfo(active, _names(labels.get(_WAITING_LORA, "")) - active, capacity or 0)
+    return LoraInfo(active, _names(labels.get(_WAITING_LORA, "")) - active, _positive(labels.get(_MAX_LORA)) or 0)
 
 
 def _names(csv: str) -> frozenset[str]:
     return frozenset(name for part in csv.split(",") if (name := part.strip()))
 
 
-def _parse_cache(texts: Iterable[bytes], spec: MetricSpec, block_size_label: str, num_blocks_label: str) -> CacheInfo:
+def _cache_info(series: Iterable[Mapping[str, str]], block_size_label: str, num_blocks_label: str) -> CacheInfo:
     """Sums the ranks' blocks. vLLM writes num_gpu_blocks="None" while it starts: unknown until every rank has a number."""
     block_size: int | None = None
     blocks_by_rank: dict[str, int | None] = {}
-    for text in texts:
-        labels = parse_labels(text)
-        if labels is None:
-            return _NO_CACHE
-        if not spec.selects(labels):
-            continue
+    for labels in series:
         rank = next((labels[name] for name in _RANK_LABELS if name in labels), "")
         blocks_by_rank[rank] = _positive(labels.get(num_blocks_label)) or blocks_by_rank.get(rank)
         block_size = block_size or _positive(labels.get(block_size_label))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final, TypeAlias
 
 # Labels as they stand on the page (no braces), value, timestamp (milliseconds or seconds; 0 when there is none).
@@ -94,14 +94,16 @@ def _unescape(value: bytes) -> bytes:
     return _ESCAPE.sub(lambda m: _ESCAPED.get(m[1], m[0]), value)
 
 
-def distinct(samples: list[Sample]) -> list[tuple[dict[str, str], float]] | None:
+def distinct(
+    samples: list[Sample], parse: Callable[[bytes], dict[str, str] | None] = parse_labels
+) -> list[tuple[dict[str, str], float]] | None:
     """Each series once, with its labels: of repeated samples the one with the latest timestamp, else the first.
 
-    None when the labels of any sample are not well formed.
+    None when the labels of any sample are not well formed. `parse` may be a `parse_labels` that remembers.
     """
     newest: dict[frozenset[tuple[str, str]], tuple[dict[str, str], float, float]] = {}
     for text, value, timestamp in samples:
-        labels = parse_labels(text)
+        labels = parse(text)
         if labels is None:
             return None
         series = frozenset(labels.items())

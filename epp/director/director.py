@@ -7,7 +7,7 @@ there, 200 concurrent picks over four equal endpoints all go to the same one.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Final
 
 import numpy as np
@@ -33,6 +33,7 @@ from epp.observability.metrics import Recorder
 from epp.observability.requests import RequestLog
 
 _BODILESS_METHODS: Final = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
+_NO_CANDIDATES: Final = "failed to find endpoint candidates for serving the request"
 _PATH_HEADERS: Final = (":path", "x-original-path", "x-forwarded-path")
 
 
@@ -72,11 +73,18 @@ class Director:
         candidates = self._locate(request, head)
         candidates = self._screen(pipeline, request, candidates)
         request.candidates = candidates
-        yield from self._produce(pipeline, request, candidates)
+        endpoints = candidates.endpoints if pipeline.producers or pipeline.admitters else ()
+        waited = yield from self._produce(pipeline, request, candidates)
         for admitter in pipeline.admitters:
             waiting = admitter.admit(request, candidates)
             if waiting is not None:
+                waited = True
                 yield Wait(waiting)
+        if waited:
+            # Rows of endpoints that went in the meantime may be others' by now.
+            request.candidates = candidates = candidates.keep([e.alive for e in endpoints])
+            if not len(candidates):
+                raise _no_endpoints(_NO_CANDIDATES)
         result = self._schedule(pipeline, request, candidates)
         self._account(pipeline, request, result)
         return self._destination(request, result, body)
@@ -153,7 +161,7 @@ class Director:
             if head.end_of_stream and subset is None:
                 # The Go EPP's answer to a request without a body while the pool is empty; clients know it.
                 raise RequestError(Code.INTERNAL, "no pods available in datastore")
-            raise _no_endpoints("failed to find endpoint candidates for serving the request")
+            raise _no_endpoints(_NO_CANDIDATES)
         return candidates
 
     def _screen(self, pipeline: Pipeline, request: Request, candidates: Candidates) -> Candidates:
@@ -170,15 +178,18 @@ class Director:
             raise _no_endpoints("screeners eliminated all endpoint candidates")
         return left
 
-    def _produce(self, pipeline: Pipeline, request: Request, candidates: Candidates) -> Path:
+    def _produce(self, pipeline: Pipeline, request: Request, candidates: Candidates) -> Generator[Wait, None, bool]:
+        """Whether a producer had to wait."""
+        waited = False
         for producer in pipeline.producers:
             try:
                 waiting = producer.produce(request, candidates)
                 if waiting is not None:
+                    waited = True
                     yield Wait(waiting, producer.timeout_s)
             except Exception as error:
                 self._plugin_failed("DataProducer", producer, error)
-        return Destination("")
+        return waited
 
     # --- decision ----------------------------------------------------------------------------------------------------
 

@@ -3,8 +3,7 @@
 The life of a call, as its handler sees it: `on_open` of the application makes the handler; then `on_message` any number of
 times; then `on_half_close`; `on_writable` where `send_message` returned False. The call ends in exactly one of two ways:
 the handler calls `finish` (or `reset`), after which it hears nothing more, or it hears `on_reset`, after which what it says
-is ignored. All calls come from inside `Connection.receive`, `expire`, `data_to_send` or a `send_message` in progress, and
-may call the stream back.
+is ignored. All calls come from inside a method of `Connection` or a `send_message` in progress, and may call the stream back.
 """
 
 from typing import Protocol
@@ -47,7 +46,10 @@ class StreamHandler(Protocol):
     def on_half_close(self) -> None: ...
 
     def on_reset(self, code: int) -> None:
-        """Over, not by `finish`: reset by the client, ended by the core (deadline, limits), or the connection is gone."""
+        """Over, not by `finish`: reset by the client, ended by the core (deadline, limits), or the connection is gone.
+
+        Often no fault: Envoy 1.40 ends an ext_proc stream by a reset with INTERNAL_ERROR once it has its last reply.
+        """
 
     def on_writable(self) -> None:
         """`send_message` had returned False; the queue is down to half of its high mark."""

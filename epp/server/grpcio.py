@@ -134,6 +134,9 @@ class GrpcServer:
             ("grpc.max_receive_message_length", max_receive_bytes or -1),
             ("grpc.max_send_message_length", max_send_bytes or -1),
             ("grpc.max_concurrent_streams", 1_000_000),  # Envoy sends all requests over few connections
+            # Beyond 1000 calls that no task has taken yet, gRPC core cancels some at random.
+            ("grpc.server.max_pending_requests", 1_000_000),
+            ("grpc.server.max_pending_requests_hard_limit", 1_000_000),
             ("grpc.so_reuseport", 0),  # a second server on the port is a mistake, not load balancing
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.min_ping_interval_without_data_ms", 1_000),

@@ -11,7 +11,7 @@ import pytest_asyncio
 from epp.demo.llamacpp import LlamaServer, start_llamacpp
 from epp.demo.model import ensure_model
 from epp.demo.processes import Children
-from epp.sim import SimConfig, SimServer
+from epp.sim import SimConfig, SimServer, StepCost
 
 LLAMA_MODEL = "llm-epp-demo"
 
@@ -31,7 +31,7 @@ async def llama(tmp_path_factory: pytest.TempPathFactory, llama_model: Path) -> 
 @pytest_asyncio.fixture(loop_scope="session")
 async def sims() -> AsyncIterator[list[SimServer]]:
     """Three simulated servers, fast and empty."""
-    servers = [SimServer(SimConfig(name=f"sim-{i}")) for i in range(3)]
+    servers = [SimServer(SimConfig(name=f"sim-{i}", cost=StepCost(speed=20))) for i in range(3)]
     for server in servers:
         await server.start()
     yield servers

@@ -1,0 +1,445 @@
+"""The collector against real sockets: servers that work, fail, hang, vanish and come back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime
+import gc
+import ipaddress
+import math
+import random
+import ssl
+import time
+import tracemalloc
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+import uvloop
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from epp.api import (
+    CACHE_BLOCK_SIZE,
+    CACHE_NUM_BLOCKS,
+    KV_CACHE_USAGE,
+    LORA_CAPACITY,
+    METRICS_UPDATED_S,
+    RUNNING_REQUESTS,
+    WAITING_REQUESTS,
+    Endpoint,
+)
+from epp.data.collector import Collector, ScrapeStatus
+from epp.data.datastore import Datastore
+from epp.data.endpoint_spec import EndpointSpec
+from epp.data.engines import load_engines
+from epp.data.metrics_source import MetricsSource
+from tests.support.http_fakes import Behaviour, FakeServer, drip, eventually, hang, head, page, raw, serving
+
+PAGES = Path(__file__).parents[1] / "fixtures" / "metrics"
+LOADED = (PAGES / "vllm-0.32-loaded.txt").read_bytes()
+INTERVAL_S = 0.01
+
+
+def waiting(count: float) -> bytes:
+    return f'vllm:num_requests_waiting{{engine="0"}} {count}\n'.encode()
+
+
+def chunked(body: bytes, *, size: int) -> bytes:
+    pieces = [body[i : i + size] for i in range(0, len(body), size)]
+    return b"".join(b"%x\r\n%b\r\n" % (len(p), p) for p in pieces) + b"0\r\n\r\n"
+
+
+class Bench:
+    """A datastore and a collector that follows it."""
+
+    def __init__(self, **options: object) -> None:
+        self.store = Datastore()
+        settings = {"interval_s": INTERVAL_S, "timeout_s": 1.0, "clock": time.monotonic, "rng": random.Random(1)}
+        self.collector = Collector(self.store.fleet, load_engines(), **{**settings, **options})  # type: ignore[arg-type]
+        self.store.add_listener(self.collector)
+
+    def add(self, server: FakeServer, name: str = "a", **labels: str) -> Endpoint:
+        self.store.upsert(EndpointSpec(name, "127.0.0.1", server.port, labels=labels))
+        endpoint = self.store.get(("default", name))
+        assert endpoint is not None
+        return endpoint
+
+    def value(self, endpoint: Endpoint, column: str) -> float:
+        return float(self.store.fleet.columns[column][endpoint.row])
+
+    def status(self, endpoint: Endpoint) -> ScrapeStatus:
+        status = self.collector.status(endpoint)
+        assert status is not None
+        return status
+
+
+@contextlib.asynccontextmanager
+async def collecting(**options: object) -> AsyncIterator[Bench]:
+    bench = Bench(**options)
+    try:
+        yield bench
+    finally:
+        await bench.collector.close()
+
+
+async def test_a_page_fills_the_columns() -> None:
+    async with serving(page(LOADED)) as server, collecting() as bench:
+        endpoint = bench.add(server)
+        assert bench.collector.age_s(endpoint) == math.inf
+
+        await eventually(lambda: bench.status(endpoint).scrapes)
+
+        columns = (
+            WAITING_REQUESTS,
+            RUNNING_REQUESTS,
+            KV_CACHE_USAGE,
+            CACHE_BLOCK_SIZE,
+            CACHE_NUM_BLOCKS,
+            LORA_CAPACITY,
+        )
+        assert [bench.value(endpoint, c) for c in columns] == [1, 1, 0.05882352941176472, 32, 256, 2]
+        assert endpoint.lora_active == {"lora-a"}
+        assert bench.collector.age_s(endpoint) < 5
+        assert bench.status(endpoint).page_bytes == len(LOADED)
+
+
+async def test_all_fetches_share_one_connection() -> None:
+    async with serving(page(waiting(1))) as server, collecting() as bench:
+        endpoint = bench.add(server)
+
+        await eventually(lambda: bench.status(endpoint).scrapes >= 20)
+
+        assert server.accepted == bench.status(endpoint).connections == 1
+
+
+async def test_the_request_asks_for_the_configured_path_and_port() -> None:
+    async with serving(page(waiting(1))) as server, serving(page(b"")) as other:
+        async with collecting(source=MetricsSource(path="/m", port=server.port)) as bench:
+            bench.add(other)
+
+            await eventually(lambda: server.requests)
+
+        assert server.requests[0].startswith(b"GET /m HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n" % server.port)
+        assert not other.requests
+
+
+async def test_an_engines_label_decides_path_and_metrics_and_may_change() -> None:
+    async with serving(page((PAGES / "trtllm-serve.txt").read_bytes())) as server, collecting() as bench:
+        endpoint = bench.add(server, **{"llm-d.ai/engine-type": "trtllm-serve"})
+        await eventually(lambda: bench.value(endpoint, WAITING_REQUESTS) == 5)
+        assert server.requests[0].startswith(b"GET /prometheus/metrics ")
+
+        server.behaviour = page((PAGES / "sglang.txt").read_bytes())
+        bench.add(server, **{"llm-d.ai/engine-type": "sglang"})
+
+        await eventually(lambda: bench.value(endpoint, WAITING_REQUESTS) == 2)
+        assert server.requests[-1].startswith(b"GET /metrics ")
+
+
+async def test_without_a_label_the_page_tells_the_engine_even_after_a_change() -> None:
+    async with serving(page((PAGES / "llamacpp-loaded.txt").read_bytes())) as server, collecting() as bench:
+        endpoint = bench.add(server)
+        await eventually(lambda: bench.value(endpoint, WAITING_REQUESTS) == 6)
+        assert bench.status(endpoint).engine == "llama.cpp"
+
+        server.behaviour = page(LOADED)
+
+        await eventually(lambda: bench.value(endpoint, WAITING_REQUESTS) == 1)
+        assert bench.status(endpoint).engine == "vllm"
+
+
+@pytest.mark.parametrize("size", [1, 1000, 100_000])
+async def test_chunked_pages_are_read(size: int) -> None:
+    body = LOADED if size > 1 else waiting(1)
+    answer = head(transfer_encoding="chunked") + chunked(body, size=size)
+
+    async def behave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        writer.write(answer)
+        return True
+
+    async with serving(behave) as server, collecting() as bench:
+        endpoint = bench.add(server)
+
+        await eventually(lambda: bench.status(endpoint).scrapes >= 3)
+
+        assert bench.value(endpoint, WAITING_REQUESTS) == 1
+        assert server.accepted == 1
+
+
+async def test_a_server_that_closes_after_each_page_is_still_read() -> None:
+    async with serving(raw(head() + waiting(3))) as server, collecting() as bench:
+        endpoint = bench.add(server)
+
+        await eventually(lambda: bench.status(endpoint).scrapes >= 3)
+
+        assert bench.value(endpoint, WAITING_REQUESTS) == 3
+        assert bench.status(endpoint).failures == 0
+
+
+async def test_an_idle_connection_that_the_server_closes_is_no_failure() -> None:
+    async with serving(page(waiting(1))) as server, collecting() as bench:
+        endpoint = bench.add(server)
+
+        for scrapes in range(1, 6):
+            await eventually(lambda n=scrapes: bench.status(endpoint).scrapes >= n)  # type: ignore[misc]
+            server.drop_connections()
+        await eventually(lambda: bench.status(endpoint).connections >= 6)
+
+        assert bench.status(endpoint).failures == 0
+
+
+BAD: dict[str, tuple[Behaviour, str]] = {
+    "hang": (hang(), "no answer within"),
+    "garbage": (raw(b"\x15\x03\x01\x00 this is not HTTP\r\n\r\n"), "bad status line"),
+    "status 500": (page(b"oops", status="500 Internal Server Error"), "HTTP status 500"),
+    "close at once": (raw(b""), "closed the connection"),
+    "close within the body": (raw(head(content_length=1000) + waiting(9)), "ended within"),
+    "close within a chunk": (raw(head(transfer_encoding="chunked") + b"ff\r\n" + waiting(9)), "ended within"),
+    "slow drip": (drip(head(content_length=25) + waiting(9), every_s=0.05), "no answer within"),
+    "too large": (raw(head(content_length=10**9), stay=True), "larger than"),
+    "endless": (raw(head() + b"#" * 200_000, stay=True), "larger than"),
+    "another page": (page(b"<html></html>"), "no metrics of engine"),
+    "empty page": (page(b""), "no metrics of engine"),
+    "unreadable values": (page(b"vllm:num_requests_waiting nine\n"), "no metrics of engine"),
+    "two answers": (raw((head(content_length=25) + waiting(9)) * 2, stay=True), "nobody asked for"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+async def test_a_failure_is_counted_changes_nothing_and_ends_when_the_server_recovers(name: str) -> None:
+    behaviour, error = BAD[name]
+    async with serving(page(waiting(1))) as server, collecting(timeout_s=0.2, max_page_bytes=100_000) as bench:
+        endpoint = bench.add(server)
+        await eventually(lambda: bench.status(endpoint).scrapes)
+
+        server.behaviour = behaviour
+        await eventually(lambda: bench.status(endpoint).failures)
+        updated_s = bench.value(endpoint, METRICS_UPDATED_S)
+        await eventually(lambda: bench.status(endpoint).failures >= 3)
+
+        assert error in bench.status(endpoint).last_error
+        assert bench.value(endpoint, WAITING_REQUESTS) == 1
+        assert bench.value(endpoint, METRICS_UPDATED_S) == updated_s
+
+        server.behaviour = page(waiting(2))
+
+        await eventually(lambda: bench.value(endpoint, WAITING_REQUESTS) == 2)
+        assert bench.status(endpoint).last_error == ""
+        await eventually(lambda: server.connections == 1)
+
+
+async def test_a_server_that_vanishes_and_comes_back_on_its_port_is_read_again() -> None:
+    async with serving(page(waiting(1))) as server, collecting() as bench:
+        endpoint = bench.add(server)
+        await eventually(lambda: bench.status(endpoint).scrapes)
+
+        await server.stop()
+        await eventually(lambda: bench.status(endpoint).failures >= 3)
+        assert "cannot connect" in bench.status(endpoint).last_error
+        age_s = bench.collector.age_s(endpoint)
+        assert age_s > 0
+
+        server.behaviour = page(waiting(2))
+        await server.start()
+
+        await eventually(lambda: bench.value(endpoint, WAITING_REQUESTS) == 2)
+
+
+async def test_an_endpoint_that_nobody_listens_at_keeps_its_defaults() -> None:
+    async with serving(page(b"")) as server, collecting() as bench:
+        await server.stop()
+        endpoint = bench.add(server)
+
+        await eventually(lambda: bench.status(endpoint).failures >= 3)
+
+        assert bench.value(endpoint, METRICS_UPDATED_S) == -math.inf
+        assert bench.collector.age_s(endpoint) == math.inf
+
+
+async def test_failures_are_retried_ever_more_slowly() -> None:
+    async with serving(raw(b"")) as server, collecting() as bench:
+        endpoint = bench.add(server)
+        times: list[float] = []
+
+        for failures in range(1, 9):
+            await eventually(lambda n=failures: bench.status(endpoint).failures >= n)  # type: ignore[misc]
+            times.append(time.monotonic())
+
+        # 10 ms doubled seven times is more than a second; half of that at least, with all of the jitter.
+        assert times[-1] - times[0] > (1 + 2 + 4 + 8 + 16 + 32 + 64) * INTERVAL_S / 2
+
+
+async def test_a_slow_endpoint_delays_no_other() -> None:
+    async with serving(hang()) as slow, serving(page(waiting(1))) as fast, collecting(timeout_s=30.0) as bench:
+        hanging = bench.add(slow, "slow")
+        await eventually(lambda: slow.requests)
+        endpoint = bench.add(fast, "fast")
+
+        await eventually(lambda: bench.status(endpoint).scrapes >= 20)
+
+        assert len(slow.requests) == 1
+        assert bench.status(hanging).failures == 0
+
+
+async def test_a_page_that_grows_is_read() -> None:
+    async with serving(page(waiting(0))) as server, collecting() as bench:
+        endpoint = bench.add(server)
+
+        for megabytes in (0, 1, 4):
+            server.behaviour = page(b"# comment\n" * (megabytes * 100_000) + waiting(megabytes + 1))
+            await eventually(lambda n=megabytes: bench.value(endpoint, WAITING_REQUESTS) == n + 1)  # type: ignore[misc]
+
+        assert bench.status(endpoint).failures == 0
+
+
+async def test_nothing_is_written_to_a_row_after_its_endpoint_is_gone() -> None:
+    async with serving(page(waiting(7))) as server, serving(hang()) as silent, collecting() as bench:
+        first = bench.add(server)
+        await eventually(lambda: bench.status(first).scrapes)
+
+        bench.store.remove(("default", "a"))
+        second = bench.add(silent, "b")
+        await eventually(lambda: silent.requests)
+        await eventually(lambda: server.connections == 0)
+
+        assert second.row == first.row
+        assert bench.value(second, WAITING_REQUESTS) == 0
+        assert bench.value(second, METRICS_UPDATED_S) == -math.inf
+        assert bench.collector.status(first) is None
+        assert bench.collector.age_s(first) == math.inf
+
+
+async def test_endpoints_that_come_and_go_quickly_leave_nothing_behind() -> None:
+    behaviours = (page(waiting(1)), hang(), raw(b"junk"), drip(head(content_length=3), every_s=0.01))
+    async with contextlib.AsyncExitStack() as stack:
+        servers = [await stack.enter_async_context(serving(b)) for b in behaviours]
+        before = asyncio.all_tasks()
+        bench = Bench(interval_s=0.002, timeout_s=0.02)
+        rng = random.Random(7)
+        scraped = False
+        for step in range(300):
+            chosen = rng.sample(range(40), 20)
+            bench.store.replace_all(
+                EndpointSpec(f"e{i}", "127.0.0.1", servers[(i + step // 50) % len(servers)].port) for i in chosen
+            )
+            await asyncio.sleep(0.001 if step % 10 else 0.01)
+            scraped = scraped or any(status.scrapes for status in bench.collector.statuses())
+        assert scraped
+
+        bench.store.replace_all([])
+        await bench.collector.close()
+
+        await eventually(lambda: all(server.connections == 0 for server in servers))
+        assert asyncio.all_tasks() == before
+        assert not _sockets(servers)
+
+
+def _sockets(servers: list[FakeServer]) -> list[object]:
+    """Client transports to the servers that are not closed."""
+    gc.collect()
+    ports = {server.port for server in servers}
+    transports = [t for t in gc.get_objects() if isinstance(t, asyncio.Transport) and not t.is_closing()]
+    return [t for t in transports if (t.get_extra_info("peername") or ("", 0))[1] in ports]
+
+
+async def test_close_ends_connections_that_are_being_made_and_used() -> None:
+    async with serving(hang()) as server:
+        before = asyncio.all_tasks()
+        bench = Bench()
+        bench.add(server)
+        await eventually(lambda: server.requests)
+        bench.add(server, "b")
+
+        await bench.collector.close()
+
+        await eventually(lambda: server.connections == 0)
+        assert asyncio.all_tasks() == before
+        bench.add(server, "c")
+        assert bench.collector.statuses() == []
+
+
+async def test_long_running_keeps_memory_flat() -> None:
+    async with serving(page(LOADED)) as server, collecting(interval_s=0.001) as bench:
+        endpoint = bench.add(server)
+        await eventually(lambda: bench.status(endpoint).scrapes >= 50)
+        tracemalloc.start()
+        try:
+            before, _ = tracemalloc.get_traced_memory()
+            await eventually(lambda: bench.status(endpoint).scrapes >= 250)
+            server.requests.clear()
+            gc.collect()
+            after, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+
+        assert after - before < 10 * len(LOADED)
+
+
+async def test_an_interval_longer_than_the_timeout_is_kept() -> None:
+    async with serving(page(waiting(1))) as server, collecting(interval_s=0.3, timeout_s=0.05) as bench:
+        endpoint = bench.add(server)
+        start_s = time.monotonic()
+
+        await eventually(lambda: bench.status(endpoint).scrapes >= 3)
+
+        assert time.monotonic() - start_s > 0.55
+
+
+async def test_https_pages_are_read_and_a_stranger_is_refused_when_asked_to(tmp_path: Path) -> None:
+    server_tls = _self_signed(tmp_path)
+    trusting = MetricsSource(scheme="https", insecure_skip_verify=False, ca_cert_path=str(tmp_path / "cert.pem"))
+    for source in (MetricsSource(scheme="https"), trusting):
+        async with serving(page(waiting(4)), tls=server_tls) as server, collecting(source=source) as bench:
+            endpoint = bench.add(server)
+
+            await eventually(lambda b=bench, e=endpoint: b.value(e, WAITING_REQUESTS) == 4)  # type: ignore[misc]
+
+    strict = MetricsSource(scheme="https", insecure_skip_verify=False)
+    async with serving(page(waiting(4)), tls=server_tls) as server, collecting(source=strict) as bench:
+        endpoint = bench.add(server)
+
+        await eventually(lambda: bench.status(endpoint).failures)
+
+        assert "certificate verify failed" in bench.status(endpoint).last_error
+
+
+def _self_signed(directory: Path) -> ssl.SSLContext:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "fake")])
+    now = datetime.datetime.now(datetime.UTC)
+    cert = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    (directory / "cert.pem").write_bytes(cert.public_bytes(serialization.Encoding.PEM))
+    pem, pkcs8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    (directory / "key.pem").write_bytes(key.private_bytes(pem, pkcs8, serialization.NoEncryption()))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(directory / "cert.pem", directory / "key.pem")
+    return context
+
+
+SCENARIOS: tuple[Callable[[], object], ...] = (
+    test_a_page_fills_the_columns,
+    test_an_idle_connection_that_the_server_closes_is_no_failure,
+    test_a_server_that_vanishes_and_comes_back_on_its_port_is_read_again,
+    test_close_ends_connections_that_are_being_made_and_used,
+)
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_it_works_the_same_on_uvloop(scenario: Callable[[], object]) -> None:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(scenario())  # type: ignore[arg-type]
