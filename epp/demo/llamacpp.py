@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Blocked before the first thread exists, so every thread inherits it and only sigwait sees them.
     awaited = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, awaited)
-    import xllamacpp  # type: ignore[import-untyped]  # the wheel has no annotations
+    import xllamacpp
 
     parameters = xllamacpp.CommonParams()
     parameters.model.path = str(options.model)
