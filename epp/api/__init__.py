@@ -1,7 +1,21 @@
 """What plugins see: requests, endpoints, columns, extension points, errors, header names. The only room they may import."""
 
 from epp.api import headers
-from epp.api.data import IN_FLIGHT_LOAD, PREFIX_MATCH, InFlightLoad, PrefixMatch, data_key
+from epp.api.data import (
+    AGENT_IDENTITY,
+    ENCODER_MATCH,
+    IN_FLIGHT_LOAD,
+    PEER_ENDPOINT,
+    PREFIX_MATCH,
+    SESSION_ID,
+    TOKENIZED_PROMPT,
+    EncoderMatch,
+    InFlightLoad,
+    Medium,
+    PrefixMatch,
+    TokenizedPrompt,
+    data_key,
+)
 from epp.api.durations import parse_duration_s
 from epp.api.endpoint import Endpoint, host_port
 from epp.api.errors import HTTP_STATUS, Code, ConfigError, RequestError
@@ -24,6 +38,7 @@ from epp.api.fleet import (
 from epp.api.plugin import (
     Admitter,
     DataProducer,
+    Decider,
     EndpointListener,
     Filter,
     Handle,
@@ -37,6 +52,7 @@ from epp.api.plugin import (
     ProfileHandler,
     RequestHeaderProcessor,
     ResponseComplete,
+    ResponseEnding,
     ResponseReceived,
     ResponseStreaming,
     SaturationDetector,
@@ -48,8 +64,10 @@ from epp.api.plugin import (
 from epp.api.request import Payload, ProfileResult, Prompt, Request, Response, SchedulingResult, Termination, Usage
 
 __all__ = [
+    "AGENT_IDENTITY",
     "CACHE_BLOCK_SIZE",
     "CACHE_NUM_BLOCKS",
+    "ENCODER_MATCH",
     "HTTP_STATUS",
     "IN_FLIGHT_LOAD",
     "IN_FLIGHT_REQUESTS",
@@ -57,14 +75,19 @@ __all__ = [
     "KV_CACHE_USAGE",
     "LORA_CAPACITY",
     "METRICS_UPDATED_S",
+    "PEER_ENDPOINT",
     "PREFIX_MATCH",
     "RUNNING_REQUESTS",
+    "SESSION_ID",
+    "TOKENIZED_PROMPT",
     "WAITING_REQUESTS",
     "Admitter",
     "Candidates",
     "Code",
     "ConfigError",
     "DataProducer",
+    "Decider",
+    "EncoderMatch",
     "Endpoint",
     "EndpointListener",
     "Filter",
@@ -73,6 +96,7 @@ __all__ = [
     "Handle",
     "InFlightLoad",
     "Mask",
+    "Medium",
     "Metric",
     "Metrics",
     "NoParams",
@@ -90,6 +114,7 @@ __all__ = [
     "RequestHeaderProcessor",
     "Response",
     "ResponseComplete",
+    "ResponseEnding",
     "ResponseReceived",
     "ResponseStreaming",
     "Rows",
@@ -99,6 +124,7 @@ __all__ = [
     "Screener",
     "StateDumper",
     "Termination",
+    "TokenizedPrompt",
     "Usage",
     "UsageReader",
     "data_key",

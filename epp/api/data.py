@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
+import numpy as np
 
 from epp.api.fleet import Floats
+from epp.api.request import Prompt
 
 PREFIX_MATCH: Final = "PrefixCacheMatchInfo"  # PrefixMatch
 IN_FLIGHT_LOAD: Final = "InFlightLoad"  # InFlightLoad
+TOKENIZED_PROMPT: Final = "TokenizedPrompt"  # TokenizedPrompt
+ENCODER_MATCH: Final = "EncoderCacheMatchInfo"  # EncoderMatch
+SESSION_ID: Final = "SessionID"  # str; absent where the request has none
+AGENT_IDENTITY: Final = "agent-identity"  # str; absent where the request has none
+
+# A key of its own, without a producer: the endpoint that a profile handler chose for an earlier stage of the request.
+PEER_ENDPOINT: Final = "peer-endpoint"
 
 # Which plugin type publishes a kind of data when the configuration names no producer.
 DEFAULT_PRODUCERS: Final[dict[str, str]] = {
     PREFIX_MATCH: "approx-prefix-cache-producer",
     IN_FLIGHT_LOAD: "inflight-load-producer",
+    TOKENIZED_PROMPT: "token-producer",
+    ENCODER_MATCH: "mm-embeddings-cache-producer",
+    SESSION_ID: "session-id-producer",
+    AGENT_IDENTITY: "agent-identity",
 }
 
 
@@ -35,10 +49,46 @@ class PrefixMatch(msgspec.Struct, frozen=True):
     block_size_tokens: int
 
 
-class InFlightLoad(msgspec.Struct, frozen=True):
+class InFlightLoad:
     """What this request would add: `uncached_tokens`, indexed by fleet row: prompt tokens not cached there.
 
-    The load that is there already is in the columns IN_FLIGHT_REQUESTS and IN_FLIGHT_TOKENS.
+    Made of the vector, or of a function that makes it when somebody asks. The load that is there already is in the columns
+    IN_FLIGHT_REQUESTS and IN_FLIGHT_TOKENS.
     """
 
-    uncached_tokens: Floats
+    __slots__ = ("_make", "_uncached_tokens")
+
+    def __init__(self, uncached_tokens: Floats | Callable[[], Floats]) -> None:
+        self._uncached_tokens = uncached_tokens if isinstance(uncached_tokens, np.ndarray) else None
+        self._make = uncached_tokens
+
+    @property
+    def uncached_tokens(self) -> Floats:
+        if self._uncached_tokens is None:
+            assert callable(self._make)
+            self._uncached_tokens = self._make()
+        return self._uncached_tokens
+
+
+class Medium(msgspec.Struct, frozen=True):
+    """An image, a video or an audio of a prompt: equal `content_hash`, equal content. `tokens` it takes, or 1 where unknown."""
+
+    content_hash: bytes
+    tokens: int = 1
+
+
+class TokenizedPrompt(msgspec.Struct, frozen=True):
+    """All prompts of a request as the model server's tokenizer sees them, and their media in the order they come."""
+
+    prompts: tuple[Prompt, ...]
+    media: tuple[Medium, ...] = ()
+
+
+class EncoderMatch(msgspec.Struct, frozen=True):
+    """How much of a request's media each endpoint is believed to hold encoded.
+
+    `matched_size` is indexed by fleet row (use `[candidates.rows]`); sizes are tokens, or media where tokens are unknown.
+    """
+
+    matched_size: Floats
+    total_size: float

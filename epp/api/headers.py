@@ -19,6 +19,11 @@ SUBSET_METADATA_NAMESPACE: Final = "envoy.lb.subset_hint"
 REQUEST_ID: Final = "x-request-id"
 WENT_INTO_RESPONSE_HEADERS: Final = "x-went-into-resp-headers"
 DROPPED_REASON: Final = "x-llm-d-request-dropped-reason"
+# Set on the request that goes upstream, read by the routing proxy in front of a model server.
+PREFILLER: Final = "x-prefiller-host-port"
+ENCODERS: Final = "x-encoder-hosts-ports"
+DATA_PARALLEL_RANK: Final = "x-data-parallel-host-port"
+KV_CACHE_SOURCE: Final = "x-kv-cache-source-host-port"
 TEST_ENDPOINT_SELECTION: Final = "test-epp-endpoint-selection"
 CONFORMANCE_SERVED_ENDPOINT: Final = "x-conformance-test-served-endpoint"
 

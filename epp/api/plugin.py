@@ -14,13 +14,16 @@ import builtins
 import logging
 import random
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import msgspec
 
 from epp.api.endpoint import Endpoint
+from epp.api.errors import ConfigError
 from epp.api.fleet import Candidates, Fleet, Floats, Mask
 from epp.api.request import Payload, ProfileResult, Request, Response, SchedulingResult, Usage
+
+P = TypeVar("P", bound="Plugin")
 
 
 class NoParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -57,6 +60,14 @@ class Handle(msgspec.Struct, frozen=True):
     log: logging.Logger
     metrics: Metrics
     pool_name: str = ""
+    plugins: Mapping[str, Plugin] = {}  # those that the plugin's `refers_to` names
+
+    def plugin(self, name: str, kind: type[P]) -> P:
+        """The plugin `name`, which `refers_to` mentioned. Raises ConfigError when it is not there or is no `kind`."""
+        found = self.plugins.get(name)
+        if not isinstance(found, kind):
+            raise ConfigError(f'"{name}" is no {kind.__name__}' if found else f'no plugin is named "{name}"')
+        return found
 
 
 class Plugin:
@@ -70,6 +81,14 @@ class Plugin:
         self.params = params
         self.handle = handle
         self.name = handle.name
+
+    @classmethod
+    def refers_to(cls, params: Any) -> Mapping[str, tuple[str, builtins.type[Plugin]]]:
+        """Other plugins that `params` name: the parameter's path (`deciders.prefill`), the plugin's name, its kind.
+
+        They are made before this one, which gets them by `handle.plugin`.
+        """
+        return {}
 
     def produces(self) -> Sequence[str]:
         """Data keys (`epp.api.data.data_key`) that this plugin publishes."""
@@ -175,6 +194,14 @@ class ProfileHandler(Plugin):
         raise NotImplementedError
 
 
+class Decider(Plugin):
+    """Says to a ProfileHandler that refers to it whether a stage of a request runs on an endpoint of its own."""
+
+    def disaggregate(self, request: Request, endpoint: Endpoint | None) -> bool:
+        """`endpoint` is the one that decodes; None where it is not chosen yet."""
+        raise NotImplementedError
+
+
 class Filter(Plugin):
     """Removes candidates within one profile."""
 
@@ -220,6 +247,16 @@ class ResponseStreaming(Plugin):
     """Runs at each piece of the response body, where the proxy sends response bodies."""
 
     def response_chunk(self, request: Request, response: Response, chunk: bytes) -> None:
+        raise NotImplementedError
+
+
+class ResponseEnding(Plugin):
+    """Runs once at the end of the response body, before that is sent on, where the proxy sends response bodies.
+
+    `response.usage` is final; what is put into `response.dynamic_metadata` goes along with the end of the body.
+    """
+
+    def response_ending(self, request: Request, response: Response) -> None:
         raise NotImplementedError
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import msgspec
 
@@ -74,6 +74,10 @@ class Payload:
         return body
 
 
+NO_PAYLOAD: Final = Payload()
+"""Of requests without a body, or whose body has not been read."""
+
+
 class Request:
     """One request on its way to an endpoint. Plugins may read all of it and write `data`, `state` and `set_headers`.
 
@@ -107,7 +111,7 @@ class Request:
         self.method = headers.get(":method", "POST")
         self.path = headers.get(":path", "")
         self.received_s = received_s
-        self.payload = Payload()
+        self.payload = NO_PAYLOAD
         self.size_bytes = 0
         self.incoming_model = ""
         self.model = ""  # what is sent on: the incoming model or its rewrite
@@ -178,21 +182,29 @@ class ProfileResult(msgspec.Struct, frozen=True):
     scores: Floats
 
 
-class SchedulingResult(msgspec.Struct, frozen=True):
-    """Results by profile name (None where a profile found nothing) and the profile that decides the destination."""
+class SchedulingResult:
+    """Results by profile name (None where a profile found nothing) and the profile that decides the destination.
 
-    profiles: Mapping[str, ProfileResult | None]
-    primary: str
+    `endpoints` is the destination list: `target`, which is expected to serve the request, then those to retry on. Where the
+    primary profile found nothing, both raise LookupError. A handler may give another `destination` (`ip:port`) to send the
+    request to, such as a sidecar that passes it on.
+    """
+
+    __slots__ = ("_endpoints", "destination", "primary", "profiles")
+
+    def __init__(self, profiles: Mapping[str, ProfileResult | None], primary: str, *, destination: str = "") -> None:
+        self.profiles = profiles
+        self.primary = primary
+        self.destination = destination
+        result = profiles.get(primary)
+        self._endpoints = () if result is None else result.endpoints
 
     @property
     def target(self) -> Endpoint:
-        """The endpoint that is expected to serve the request."""
         return self.endpoints[0]
 
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:
-        """The destination list: the target, then those to retry on."""
-        result = self.profiles[self.primary]
-        if result is None or not result.endpoints:
+        if not self._endpoints:
             raise LookupError(f"profile {self.primary!r} chose no endpoint")
-        return result.endpoints
+        return self._endpoints

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Generator
+from time import perf_counter
 from typing import Final
 
 import numpy as np
@@ -30,7 +31,8 @@ from epp.data.datastore import Datastore
 from epp.director.waiting import Path, Wait
 from epp.extproc.exchange import Destination, RequestHead
 from epp.observability.metrics import Recorder
-from epp.observability.requests import RequestLog
+from epp.observability.requests import PickFacts, RequestLog
+from epp.scheduling.observer import TIMED_EVERY
 
 _BODILESS_METHODS: Final = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
 _NO_CANDIDATES: Final = "failed to find endpoint candidates for serving the request"
@@ -59,6 +61,8 @@ class Director:
         self.log = logging.getLogger("epp.director")
         self._use_subset_hint = use_subset_hint
         self._emit_scores = emit_scores
+        self._paths = 0
+        self._timers: dict[tuple[str, Plugin], Callable[[float], None]] = {}
 
     def path(self, pipeline: Pipeline, request: Request, head: RequestHead, body: bytes | None) -> Path:
         """Fill `request` and return its destination. Yields where a plugin has to wait.
@@ -66,6 +70,8 @@ class Director:
         Raises RequestError when the request is refused. Once `request.result` is set, the request is accounted for and
         the completion hooks are owed.
         """
+        timed = self._paths % TIMED_EVERY == 0
+        self._paths += 1
         self._read(pipeline, request, head, body)
         self._rewrite(request)
         self._classify(pipeline, request)
@@ -74,9 +80,12 @@ class Director:
         candidates = self._screen(pipeline, request, candidates)
         request.candidates = candidates
         endpoints = candidates.endpoints if pipeline.producers or pipeline.admitters else ()
-        waited = yield from self._produce(pipeline, request, candidates)
+        waited = yield from self._produce(pipeline, request, candidates, timed=timed)
         for admitter in pipeline.admitters:
+            before = perf_counter()
             waiting = admitter.admit(request, candidates)
+            if timed:
+                self.took("Admission", admitter, perf_counter() - before)
             if waiting is not None:
                 waited = True
                 yield Wait(waiting)
@@ -85,27 +94,36 @@ class Director:
             request.candidates = candidates = candidates.keep([e.alive for e in endpoints])
             if not len(candidates):
                 raise _no_endpoints(_NO_CANDIDATES)
-        result = self._schedule(pipeline, request, candidates)
-        self._account(pipeline, request, result)
+        result = self._schedule(pipeline, request, candidates, timed=timed)
+        self._account(pipeline, request, result, timed=timed)
         return self._destination(request, result, body)
 
-    def facts(self, request: Request) -> dict[str, object]:
-        """What was known of the chosen endpoint when it was chosen, for the log. Empty when nobody reads it."""
+    def took(self, point: str, plugin: Plugin, duration_s: float) -> None:
+        """A call of `plugin` at `point` that was timed."""
+        timer = self._timers.get((point, plugin))
+        if timer is None:
+            timer = self._timers[point, plugin] = self.recorder.timer(point, plugin)
+        timer(duration_s)
+
+    def facts(self, request: Request) -> PickFacts | None:
+        """What was known of the chosen endpoint when it was chosen, for the log. None when nobody reads it."""
         result = request.result
         if result is None or not self.request_log.wanted:
-            return {}
+            return None
         row = result.target.row
         columns = self.datastore.fleet.columns
-        facts: dict[str, object] = {
-            "candidates": len(request.candidates or ()),
-            "queue": int(columns[WAITING_REQUESTS][row]),
-            "in_flight": int(columns[IN_FLIGHT_REQUESTS][row]),
-        }
-        match = next((v for v in request.data.values() if isinstance(v, PrefixMatch)), None)
-        if match is not None:
-            facts["prefix_blocks"] = int(match.matched_blocks[row])
-            facts["prefix_total"] = match.total_blocks
-        return facts
+        matched = total = None
+        for value in request.data.values():
+            if isinstance(value, PrefixMatch):
+                matched, total = value.matched_blocks.item(row), value.total_blocks
+                break
+        return PickFacts(
+            len(request.candidates or ()),
+            columns[WAITING_REQUESTS].item(row),
+            columns[IN_FLIGHT_REQUESTS].item(row),
+            matched,
+            total,
+        )
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
@@ -178,10 +196,13 @@ class Director:
             raise _no_endpoints("screeners eliminated all endpoint candidates")
         return left
 
-    def _produce(self, pipeline: Pipeline, request: Request, candidates: Candidates) -> Generator[Wait, None, bool]:
+    def _produce(
+        self, pipeline: Pipeline, request: Request, candidates: Candidates, *, timed: bool
+    ) -> Generator[Wait, None, bool]:
         """Whether a producer had to wait."""
         waited = False
         for producer in pipeline.producers:
+            before = perf_counter() if timed else 0.0
             try:
                 waiting = producer.produce(request, candidates)
                 if waiting is not None:
@@ -189,30 +210,37 @@ class Director:
                     yield Wait(waiting, producer.timeout_s)
             except Exception as error:
                 self._plugin_failed("DataProducer", producer, error)
+            if timed:
+                self.took("DataProducer", producer, perf_counter() - before)
         return waited
 
     # --- decision ----------------------------------------------------------------------------------------------------
 
-    def _schedule(self, pipeline: Pipeline, request: Request, candidates: Candidates) -> SchedulingResult:
+    def _schedule(
+        self, pipeline: Pipeline, request: Request, candidates: Candidates, *, timed: bool
+    ) -> SchedulingResult:
         before = self.clock()
         try:
-            result = pipeline.scheduler.schedule(request, candidates)
+            result = pipeline.scheduler.schedule(request, candidates, timed=timed)
         except Exception:
             self.recorder.scheduled(request, self.clock() - before, None)
             raise
         self.recorder.scheduled(request, self.clock() - before, result.target)
         return result
 
-    def _account(self, pipeline: Pipeline, request: Request, result: SchedulingResult) -> None:
+    def _account(self, pipeline: Pipeline, request: Request, result: SchedulingResult, *, timed: bool) -> None:
         request.result = result
         refusal: RequestError | None = None
         for hook in pipeline.pre_request:
+            before = perf_counter() if timed else 0.0
             try:
                 hook.pre_request(request, result)
             except RequestError as error:
                 refusal = refusal or error
             except Exception as error:
                 self._plugin_failed("PreRequest", hook, error)
+            if timed:
+                self.took("PreRequest", hook, perf_counter() - before)
         if refusal is not None:
             raise refusal
 
@@ -226,7 +254,7 @@ class Director:
         if self._emit_scores:
             metadata[headers.METADATA_NAMESPACE] = {headers.DESTINATION_ENDPOINT_SCORES: _scores(result)}
         return Destination(
-            ",".join([e.host_port for e in result.endpoints]),
+            result.destination or ",".join([e.host_port for e in result.endpoints]),
             set_headers=request.set_headers,
             metadata=metadata,
             body=changed,

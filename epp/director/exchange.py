@@ -9,10 +9,15 @@ from typing import Any, Final
 from epp.api import Parser, Request, RequestError, Response, Termination, UsageReader, headers
 from epp.director.director import Director
 from epp.director.restoring import EventRestorer, Restorer, WholeRestorer
-from epp.director.waiting import Suspend
+from epp.director.waiting import Path, Suspend, Wait
 from epp.extproc.exchange import BodyMode, Destination, RequestHead, ResponseHead
+from epp.observability.requests import PickFacts
 
 _EVENT_STREAM: Final = "text/event-stream"
+
+
+def _nobody_waits(path: Path, wait: Wait) -> None:
+    raise AssertionError("a closed exchange does not wait")
 
 
 class RequestExchange:
@@ -20,6 +25,7 @@ class RequestExchange:
 
     __slots__ = (
         "_director",
+        "_end_told",
         "_facts",
         "_headers_only",
         "_mode",
@@ -39,7 +45,8 @@ class RequestExchange:
         self._usage: UsageReader | None = None
         self._restorer: Restorer | None = None
         self._headers_only = False
-        self._facts: dict[str, object] = {}
+        self._end_told = False
+        self._facts: PickFacts | None = None
         self.request: Request | None = None
         self.response = Response()
 
@@ -145,6 +152,8 @@ class RequestExchange:
                         self._director.recorder.plugin_failed("ResponseStreaming", hook, error)
         if last:
             self._finish_usage()
+            if request is not None and not self._end_told:
+                self._tell_the_end(request)
         if self._restorer is None:
             return chunk
         return self._restorer.feed(chunk, last=last)
@@ -152,9 +161,19 @@ class RequestExchange:
     def response_metadata(self) -> Mapping[str, Mapping[str, Any]]:
         return self.response.dynamic_metadata
 
+    def _tell_the_end(self, request: Request) -> None:
+        """An empty last chunk may follow another last one: the hooks run at the first."""
+        self._end_told = True
+        for hook in self._pipeline.response_ending:
+            try:
+                hook.response_ending(request, self.response)
+            except Exception as error:
+                self._director.recorder.plugin_failed("ResponseEnding", hook, error)
+
     def _finish_usage(self) -> None:
-        if self._usage is not None:
-            self.response.usage = self._usage.finish()
+        reader, self._usage = self._usage, None
+        if reader is not None:
+            self.response.usage = reader.finish()
 
     # --- the end -----------------------------------------------------------------------------------------------------
 
@@ -174,5 +193,7 @@ class RequestExchange:
                     hook.response_complete(request, response)
                 except Exception as error:
                     self._director.recorder.plugin_failed("ResponseComplete", hook, error)
+        # Whoever takes over waits refers back to this exchange: without the circle its memory is free at once.
+        self._suspend = _nobody_waits
         self._director.recorder.request_ended(request, response)
-        self._director.request_log.request_line(request, response, **self._facts)
+        self._director.request_log.request_line(request, response, self._facts)

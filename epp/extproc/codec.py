@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from epp.api import Code, RequestError, headers
+from epp.extproc import wire
 from epp.extproc.exchange import Destination
 from epp.extproc.gen import ext_proc_pb2 as pb
 
@@ -29,13 +30,18 @@ _GRPC_STATUS: Final[Mapping[Code, int]] = {
 }
 
 
+_MARK: Final = wire.set_header(headers.WENT_INTO_RESPONSE_HEADERS, "true")
+_MARKED: Final = wire.headers_reply("response_headers", _MARK)
+
+
 def read_headers(header_map: pb.HeaderMap) -> dict[str, str]:
     """Headers by lower-case name; of repeated ones the last. Bytes that are not UTF-8 survive as surrogates."""
-    found: dict[str, str] = {}
-    for header in header_map.headers:
-        raw = header.raw_value
-        found[header.key.lower()] = raw.decode("utf-8", "surrogateescape") if raw else header.value
-    return found
+    try:
+        found = {h.key: str(h.raw_value, "utf-8") or h.value for h in header_map.headers}
+    except UnicodeDecodeError:
+        found = {h.key: h.raw_value.decode("utf-8", "surrogateescape") or h.value for h in header_map.headers}
+    # Envoy sends lower case; asking once for all names is cheaper than changing each.
+    return found if "".join(found).islower() else {key.lower(): value for key, value in found.items()}
 
 
 def read_subset(metadata: pb.Metadata) -> list[str] | None:
@@ -65,41 +71,33 @@ def read_served(metadata: pb.Metadata) -> str | None:
 
 def request_headers_reply(destination: Destination | None, *, body_size: int) -> bytes:
     """The reply to request headers; without a destination it lets them pass as they are."""
-    reply = pb.ProcessingResponse()
-    common = reply.request_headers.response
-    if destination is not None:
-        _route(reply, common, destination, body_size=body_size)
-    else:
-        common.SetInParent()
-    return reply.SerializeToString()
+    if destination is None:
+        return wire.empty_reply("request_headers")
+    return wire.headers_reply(
+        "request_headers", _route_headers(destination, body_size), wire.CLEAR_ROUTE_CACHE, _route_metadata(destination)
+    )
 
 
 def request_body_reply(destination: Destination, *, body: bytes | None) -> bytes:
     """The reply to a buffered request body: the route and, unless None, the body that replaces it."""
-    reply = pb.ProcessingResponse()
-    common = reply.request_body.response
-    _route(reply, common, destination, body_size=len(body) if body is not None else 0)
+    size = len(body) if body is not None else 0
+    flags = wire.CLEAR_ROUTE_CACHE
     if body is not None:
-        common.body_mutation.body = body
-    return reply.SerializeToString()
+        flags = wire.field(3, wire.field(1, body)) + flags
+    return wire.headers_reply("request_body", _route_headers(destination, size), flags, _route_metadata(destination))
 
 
 def request_trailers_reply(destination: Destination | None = None) -> bytes:
     """The reply to request trailers; `destination` where nothing earlier could carry it (as metadata alone)."""
-    reply = pb.ProcessingResponse()
-    reply.request_trailers.SetInParent()
-    if destination is not None:
-        _fill_metadata(reply, destination)
-    return reply.SerializeToString()
+    trailers = wire.field(wire.KINDS["request_trailers"], b"")
+    return trailers if destination is None else trailers + _route_metadata(destination)
 
 
 def response_headers_reply(set_headers: Mapping[str, str]) -> bytes:
-    """The reply to response headers."""
-    reply = pb.ProcessingResponse()
-    common = reply.response_headers.response
-    common.SetInParent()
-    _set_headers(common.header_mutation, set_headers.items())
-    return reply.SerializeToString()
+    """The reply to response headers; they are marked as seen, as the Go EPP does."""
+    if not set_headers:
+        return _MARKED
+    return wire.headers_reply("response_headers", _MARK + _header_bytes(set_headers))
 
 
 def streamed_replies(
@@ -109,16 +107,14 @@ def streamed_replies(
 
     Only the last carries `end` and the metadata.
     """
-    for start in range(0, max(len(body), 1), BODY_CHUNK_BYTES):
-        last = start + BODY_CHUNK_BYTES >= len(body)
-        reply = pb.ProcessingResponse()
-        streamed = getattr(reply, kind).response.body_mutation.streamed_response
-        streamed.body = body[start : start + BODY_CHUNK_BYTES]
-        if last:
-            streamed.end_of_stream = end
-            if metadata:
-                reply.dynamic_metadata.update(metadata)
-        yield reply.SerializeToString()
+    size = len(body)
+    if size <= BODY_CHUNK_BYTES:
+        yield wire.streamed_reply(kind, body, end=end) + _metadata_bytes(metadata)
+        return
+    for start in range(0, size, BODY_CHUNK_BYTES):
+        last = start + BODY_CHUNK_BYTES >= size
+        reply = wire.streamed_reply(kind, body[start : start + BODY_CHUNK_BYTES], end=end and last)
+        yield reply + _metadata_bytes(metadata) if last else reply
 
 
 def chunk_reply(
@@ -129,6 +125,8 @@ def chunk_reply(
     `sized`: the chunk is the whole body, and its length is to be told anew (Envoy 1.40 answers 500 when a buffered body
     does not have the length that was announced; in the other modes it drops the length).
     """
+    if body is None and not metadata:
+        return wire.empty_reply(kind)
     reply = pb.ProcessingResponse()
     common = getattr(reply, kind).response
     common.SetInParent()
@@ -145,9 +143,7 @@ def chunk_reply(
 
 def response_trailers_reply() -> bytes:
     """The reply to response trailers: nothing changed."""
-    reply = pb.ProcessingResponse()
-    reply.response_trailers.SetInParent()
-    return reply.SerializeToString()
+    return wire.field(wire.KINDS["response_trailers"], b"")
 
 
 def immediate_reply(error: RequestError, *, grpc: bool) -> bytes:
@@ -162,23 +158,34 @@ def immediate_reply(error: RequestError, *, grpc: bool) -> bytes:
     return reply.SerializeToString()
 
 
-def _route(
-    reply: pb.ProcessingResponse, common: pb.CommonResponse, destination: Destination, *, body_size: int
-) -> None:
-    common.clear_route_cache = True
-    mutation = common.header_mutation
-    _set_headers(mutation, ((headers.DESTINATION_ENDPOINT, destination.value),))
+def _route_headers(destination: Destination, body_size: int) -> bytes:
+    found = wire.set_header(headers.DESTINATION_ENDPOINT, destination.value)
     if body_size:
         # In full-duplex mode Envoy has removed the length: with it, model servers need not read chunked bodies.
-        _set_headers(mutation, (("Content-Length", str(body_size)),))
-    _set_headers(mutation, destination.set_headers.items())
-    _fill_metadata(reply, destination)
+        found += wire.set_header("Content-Length", str(body_size))
+    if destination.set_headers:
+        found += _header_bytes(destination.set_headers)
+    return found
 
 
-def _fill_metadata(reply: pb.ProcessingResponse, destination: Destination) -> None:
+def _header_bytes(pairs: Mapping[str, str]) -> bytes:
+    return b"".join([wire.set_header(key, value) for key, value in pairs.items()])
+
+
+def _route_metadata(destination: Destination) -> bytes:
+    if not destination.metadata:
+        return wire.string_metadata(headers.METADATA_NAMESPACE, headers.DESTINATION_ENDPOINT, destination.value)
     merged = {namespace: dict(values) for namespace, values in destination.metadata.items()}
     merged.setdefault(headers.METADATA_NAMESPACE, {})[headers.DESTINATION_ENDPOINT] = destination.value
-    reply.dynamic_metadata.update(merged)
+    return _metadata_bytes(merged)
+
+
+def _metadata_bytes(metadata: Mapping[str, Mapping[str, Any]]) -> bytes:
+    if not metadata:
+        return b""
+    reply = pb.ProcessingResponse()
+    reply.dynamic_metadata.update(metadata)
+    return reply.SerializeToString()
 
 
 def _set_headers(mutation: pb.HeaderMutation, pairs: Iterable[tuple[str, str]]) -> None:

@@ -31,7 +31,7 @@ import enum
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from epp.api import Code, RequestError, Termination, headers
+from epp.api import Code, RequestError, Termination
 from epp.extproc import codec
 from epp.extproc.exchange import BodyMode, Destination, Exchange, RequestHead, ResponseHead
 from epp.extproc.gen import ext_proc_pb2 as pb
@@ -284,7 +284,7 @@ class Stream:
             changes = self._exchange.response_headers(head, hold_allowed=self._may_hold(found))
         except Exception as error:
             self._exchange.failed("response headers", error)
-        self.replies.append(codec.response_headers_reply({headers.WENT_INTO_RESPONSE_HEADERS: "true", **changes}))
+        self.replies.append(codec.response_headers_reply(changes))
         if received.end_of_stream:
             self._end_response()
 
@@ -300,7 +300,7 @@ class Stream:
 
     def _response_headers_unasked(self, message: pb.ProcessingRequest) -> None:
         self.phase = Phase.ENDED
-        self.replies.append(codec.response_headers_reply({headers.WENT_INTO_RESPONSE_HEADERS: "true"}))
+        self.replies.append(codec.response_headers_reply({}))
 
     def _response_body(self, message: pb.ProcessingRequest) -> None:
         received = message.response_body
@@ -400,11 +400,11 @@ class Stream:
         return termination
 
 
+_MODES: Final = {int(mode): mode for mode in BodyMode}
+
+
 def _mode(value: int) -> BodyMode:
-    try:
-        return BodyMode(value)
-    except ValueError:
-        return BodyMode.STREAMED  # a mode of a later Envoy: pass bodies on one by one
+    return _MODES.get(value, BodyMode.STREAMED)  # a mode of a later Envoy: pass bodies on one by one
 
 
 def _status(found: Mapping[str, str]) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Final
 
 from prometheus_client.core import GaugeMetricFamily
@@ -18,7 +19,8 @@ from epp.observability.catalogue import Catalogue
 from epp.observability.exposition import Page
 from epp.observability.plugin_metrics import PluginMetrics
 from epp.observability.pool import PoolMetrics, ScrapeCounts, scrape_metrics
-from epp.observability.series import OTHER, Names
+from epp.observability.series import OTHER, Counter, Names
+from epp.scheduling.observer import TIMED_EVERY
 
 _log: Final = logging.getLogger(__name__)
 
@@ -93,6 +95,7 @@ class Recorder:
         self._page.add_source(self._config_info)
         self._config_hash = ""
         self._requests: dict[_Key, _RequestSeries] = {}
+        self._successes: dict[tuple[Endpoint, str], Counter] = {}
         self._failures: dict[tuple[str, str, type[Exception]], _Quiet] = {}
         self._unexpected = self._catalogue.unexpected_messages.labels()
         self._scheduling_s = self._catalogue.scheduler_duration_s.labels()
@@ -105,8 +108,9 @@ class Recorder:
     # --- plugins ---------------------------------------------------------------------------------------------------------
 
     def timer(self, point: str, plugin: Plugin) -> Callable[[float], None]:
-        """A function that takes one call's duration in seconds."""
-        return self._catalogue.plugin_duration_s.labels(point, plugin.type, plugin.name).observe
+        """A function that takes one call's duration in seconds, which stands for TIMED_EVERY calls."""
+        child = self._catalogue.plugin_duration_s.labels(point, plugin.type, plugin.name)
+        return partial(child.observe_many, count=TIMED_EVERY)
 
     def plugin_failed(self, point: str, plugin: Plugin, error: Exception) -> None:
         """Counts the failure, and logs it with its traceback at most once a minute for each plugin and type of error."""
@@ -134,13 +138,25 @@ class Recorder:
     def scheduled(self, request: Request, duration_s: float, target: Endpoint | None) -> None:
         """The scheduler ran for `duration_s` and chose `target`, or found nothing."""
         self._scheduling_s.observe(duration_s)
-        attempts = self._catalogue.scheduler_attempts
         if target is None:
-            attempts.labels("failure", request.model, "", "", "", "").inc()
+            self._catalogue.scheduler_attempts.labels("failure", request.model, "", "", "", "").inc()
             return
-        attempts.labels(
-            "success", request.model, target.pod_name, target.name, target.namespace, str(target.port)
-        ).inc()
+        key = (target, request.model)
+        child = self._successes.get(key)
+        if child is None:
+            child = self._success(key)
+        child.value += 1
+
+    def _success(self, key: tuple[Endpoint, str]) -> Counter:
+        target, model = key
+        child = self._catalogue.scheduler_attempts.labels(
+            "success", model, target.pod_name, target.name, target.namespace, str(target.port)
+        )
+        # Endpoints and clients' model names come and go: what is kept is bounded.
+        if len(self._successes) >= COMBINATIONS:
+            self._successes.clear()
+        self._successes[key] = child
+        return child
 
     def keep_models(self, names: Iterable[str]) -> None:
         """Model names from the configuration, which are told apart whatever clients ask for."""

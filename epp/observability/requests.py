@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from epp.api import Request, Response
 from epp.observability.logs import VERBOSE
@@ -18,12 +17,22 @@ _COLUMNS: Final = (
 _NO_TOKENS: Final = (None, None, None)
 
 
+class PickFacts(NamedTuple):
+    """What was known of the chosen endpoint when it was chosen. None: nothing is known of prefixes."""
+
+    candidates: int
+    queue: float  # requests, as its metrics said
+    in_flight: float  # requests, this one included
+    prefix_blocks: float | None = None  # blocks of the prompt that it was believed to hold
+    prefix_total: int | None = None  # blocks of the prompt
+
+
 class RequestLog:
     """`keep`: how many records to hold for the debug page; with 0, and below verbosity 3, a request costs one comparison."""
 
     def __init__(self, logger: logging.Logger | None = None, *, keep: int = 100) -> None:
         self._log = logger if logger is not None else logging.getLogger("epp.request")
-        self._recent: deque[tuple[tuple[Any, ...], Mapping[str, object]]] = deque(maxlen=keep)
+        self._recent: deque[tuple[tuple[Any, ...], PickFacts | None]] = deque(maxlen=keep)
         self._keeps = keep > 0
 
     @property
@@ -31,22 +40,22 @@ class RequestLog:
         """Whether a record goes anywhere. Ask before working out fields that cost something."""
         return self._keeps or self._log.isEnabledFor(VERBOSE)
 
-    def request_line(self, request: Request, response: Response, **fields: object) -> None:
-        """`request` is over. `fields` are further facts (prefix_blocks, queue, candidates, scores, ...), never prompt text."""
+    def request_line(self, request: Request, response: Response, pick: PickFacts | None = None) -> None:
+        """`request` is over."""
         logged = self._log.isEnabledFor(VERBOSE)
         if not logged and not self._keeps:
             return
         row = _row(request, response)
         if self._keeps:
-            self._recent.append((row, fields))
+            self._recent.append((row, pick))
         if logged:
-            facts = _facts(row, fields)
+            facts = _facts(row, pick)
             del facts["timestamp"]
             self._log.log(VERBOSE, "request", extra={"fields": facts})
 
     def recent(self) -> list[dict[str, object]]:
         """The records held, the latest first."""
-        return [_facts(row, fields) for row, fields in reversed(self._recent)]
+        return [_facts(row, pick) for row, pick in reversed(self._recent)]
 
 
 def _row(request: Request, response: Response) -> tuple[Any, ...]:
@@ -70,10 +79,12 @@ def _row(request: Request, response: Response) -> tuple[Any, ...]:
     )
 
 
-def _facts(row: tuple[Any, ...], fields: Mapping[str, object]) -> dict[str, object]:
+def _facts(row: tuple[Any, ...], pick: PickFacts | None) -> dict[str, object]:
     """As a dictionary, without what is not known; times rounded to microseconds."""
     facts: dict[str, object] = {}
     for name, value in zip(_COLUMNS, row, strict=True):
         if value is not None:
             facts[name] = round(value, 3) if isinstance(value, float) else value
-    return facts | dict(fields)
+    if pick is not None:
+        facts.update((name, int(value)) for name, value in pick._asdict().items() if value is not None)
+    return facts

@@ -84,6 +84,11 @@ class Histogram(Child):
         self.counts[bisect_left(self.bounds, amount)] += 1
         self.total += amount
 
+    def observe_many(self, amount: float, *, count: int) -> None:
+        """One value that stands for `count`."""
+        self.counts[bisect_left(self.bounds, amount)] += count
+        self.total += amount * count
+
 
 class View(msgspec.Struct, frozen=True):
     """One name under which a family is shown.

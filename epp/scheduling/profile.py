@@ -6,7 +6,7 @@ A scorer that raises, or returns something that is not one finite number per can
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from time import perf_counter
 
 import numpy as np
@@ -17,7 +17,6 @@ from epp.api import (
     Filter,
     Floats,
     Picker,
-    Plugin,
     ProfileResult,
     Request,
     RequestError,
@@ -38,9 +37,6 @@ class NoEndpointLeft(RequestError):
             headers={headers.DROPPED_REASON: "rejected-saturated"},
         )
         self.why_not = f"profile {profile}: 0/{total} endpoints are left" + (f": {by_whom}" if by_whom else "")
-
-
-Step = tuple[Plugin, Callable[[float], None]]
 
 
 class Profile:
@@ -77,17 +73,20 @@ class Profile:
         self._scorers = tuple((s, np.array(float(weight)), observer.timer("Scorer", s)) for s, weight in scorers)
         self._picker_timer = observer.timer("Picker", picker)
 
-    def run(self, request: Request, candidates: Candidates) -> ProfileResult:
-        """Raises NoEndpointLeft when the filters leave nothing."""
-        left = self._filter(request, candidates)
-        totals = self._score(request, left)
-        before = perf_counter()
+    def run(self, request: Request, candidates: Candidates, *, timed: bool = False) -> ProfileResult:
+        """Raises NoEndpointLeft when the filters leave nothing. `timed`: tell the observer what each plugin costs."""
+        left = self._filter(request, candidates, timed=timed) if self._filters else candidates
+        if not len(left.rows):
+            raise NoEndpointLeft(self.name, len(candidates), ())
+        totals = self._score(request, left, timed=timed)
+        before = perf_counter() if timed else 0.0
         positions = self._pick(request, left, totals)
-        self._picker_timer(perf_counter() - before)
+        if timed:
+            self._picker_timer(perf_counter() - before)
         endpoints = left.endpoints
-        return ProfileResult(tuple(endpoints[i] for i in positions), left, totals)
+        return ProfileResult(tuple([endpoints[i] for i in positions]), left, totals)
 
-    def _filter(self, request: Request, candidates: Candidates) -> Candidates:
+    def _filter(self, request: Request, candidates: Candidates, *, timed: bool) -> Candidates:
         left = candidates
         removed: list[tuple[str, int]] = []
         for plugin, timer in self._filters:
@@ -99,7 +98,8 @@ class Profile:
             except Exception as error:
                 self._observer.plugin_failed("Filter", plugin, error)
                 kept = left
-            timer(perf_counter() - before)
+            if timed:
+                timer(perf_counter() - before)
             if len(kept) != len(left):
                 removed.append((plugin.name, len(left) - len(kept)))
                 left = kept
@@ -107,25 +107,29 @@ class Profile:
             raise NoEndpointLeft(self.name, len(candidates), removed)
         return left
 
-    def _score(self, request: Request, candidates: Candidates) -> Floats:
-        count = len(candidates)
-        totals: Floats = np.zeros(count)
+    def _score(self, request: Request, candidates: Candidates, *, timed: bool) -> Floats:
+        shape = candidates.rows.shape
+        totals: Floats | None = None
         for plugin, weight, timer in self._scorers:
-            before = perf_counter()
+            before = perf_counter() if timed else 0.0
             try:
-                scores = np.asarray(plugin.score(request, candidates), dtype=np.float64)
-                if scores.shape != (count,):
-                    raise ValueError(f"returned shape {scores.shape} for {count} candidates")
+                scores = plugin.score(request, candidates)
+                if not isinstance(scores, np.ndarray):
+                    scores = np.asarray(scores, dtype=np.float64)
+                if scores.shape != shape:
+                    raise ValueError(f"returned shape {scores.shape} for {len(candidates)} candidates")
                 # Looking at the extremes costs a third of clipping, and NaN, which compares false, is one of them.
                 if not (scores.item(scores.argmin()) >= 0.0 and scores.item(scores.argmax()) <= 1.0):
                     if np.isnan(scores).any():
                         raise ValueError("returned NaN")
                     scores = scores.clip(0.0, 1.0)
-                totals += scores * weight
+                weighted: Floats = scores * weight
+                totals = weighted if totals is None else totals + weighted
             except Exception as error:
                 self._observer.plugin_failed("Scorer", plugin, error)
-            timer(perf_counter() - before)
-        return totals
+            if timed:
+                timer(perf_counter() - before)
+        return totals if totals is not None else np.zeros(shape)
 
     def _pick(self, request: Request, candidates: Candidates, totals: Floats) -> Sequence[int]:
         try:

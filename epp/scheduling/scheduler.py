@@ -11,7 +11,7 @@ from epp.scheduling.profile import NoEndpointLeft, Profile
 
 
 class Scheduler:
-    """Immutable: profiles by name in configuration order, and their handler."""
+    """Profiles by name in configuration order, and their handler."""
 
     __slots__ = ("_pick_timer", "_process_timer", "handler", "profiles")
 
@@ -21,27 +21,32 @@ class Scheduler:
         self._pick_timer = observer.timer("ProfilePicker", handler)
         self._process_timer = observer.timer("ProcessProfilesResults", handler)
 
-    def schedule(self, request: Request, candidates: Candidates) -> SchedulingResult:
-        """Raises RequestError when no profile chose an endpoint."""
+    def schedule(self, request: Request, candidates: Candidates, *, timed: bool = False) -> SchedulingResult:
+        """Raises RequestError when no profile chose an endpoint. `timed`: tell the observer what each plugin costs."""
         results: dict[str, ProfileResult | None] = {}
         failure: NoEndpointLeft | None = None
-        while True:
-            before = perf_counter()
-            names = [n for n in self.handler.pick_profiles(request, results) if n not in results]
-            self._pick_timer(perf_counter() - before)
-            if not names:
-                break
+        progress = True
+        while progress:
+            progress = False
+            before = perf_counter() if timed else 0.0
+            names = self.handler.pick_profiles(request, results)
+            if timed:
+                self._pick_timer(perf_counter() - before)
             for name in names:
+                if name in results:
+                    continue
+                progress = True
                 try:
-                    results[name] = self.profiles[name].run(request, candidates)
+                    results[name] = self.profiles[name].run(request, candidates, timed=timed)
                 except NoEndpointLeft as error:
                     results[name] = None
                     failure = error
         if not results:
             raise RequestError(Code.RESOURCE_EXHAUSTED, "failed to find target endpoint: no profile ran")
-        before = perf_counter()
+        before = perf_counter() if timed else 0.0
         outcome = self.handler.process_results(request, results)
-        self._process_timer(perf_counter() - before)
+        if timed:
+            self._process_timer(perf_counter() - before)
         if outcome.profiles.get(outcome.primary) is None:
             raise failure or RequestError(
                 Code.RESOURCE_EXHAUSTED, f"failed to find target endpoint: profile {outcome.primary} did not run"

@@ -68,15 +68,15 @@ class ProcessCall:
         self._flush()
 
     def _send(self) -> None:
-        unsent = self._unsent
-        unsent.extend(self._session.take())
+        session, stream, unsent = self._session, self._stream, self._unsent
+        unsent.extend(session.take())
         while unsent and not self._blocked:
-            if not self._stream.send_message(unsent.popleft()):
+            if not stream.send_message(unsent.popleft()):
                 self._blocked = True
-                self._stream.pause_reading()
-        if self._session.finished and not unsent:
-            self._session.close("OK")
-            self._stream.finish()
+                stream.pause_reading()
+        if session.finished and not unsent:
+            session.close("OK")
+            stream.finish()
 
 
 class UnaryCall:

@@ -32,6 +32,10 @@ class ExtProc:
         return Session(self, wake)
 
 
+def _nobody() -> None:
+    """Nobody is left to be woken."""
+
+
 class Session:
     """After every call send what `take` returns, and end the RPC with OK once `finished`.
 
@@ -69,7 +73,8 @@ class Session:
         except DecodeError as error:
             raise MalformedMessage(str(error)) from error
         self._stream.receive(message)
-        self._drop_unwanted()
+        if self._task is not None:
+            self._drop_unwanted()
 
     def half_closed(self) -> None:
         self._stream.half_closed()
@@ -82,6 +87,7 @@ class Session:
         self._open = False
         self._stream.aborted()
         self._drop_unwanted()
+        self._wake = _nobody  # the transport's call refers to this session: no circle may be left
         self._service.open_streams -= 1
         recorder = self._service.director.recorder
         if self._stream.unexpected:

@@ -11,7 +11,7 @@ import pytest
 
 from epp.api import METRICS_UPDATED_S, WAITING_REQUESTS, Endpoint, Fleet, StateDumper
 from epp.observability.metrics import Recorder
-from epp.observability.requests import RequestLog
+from epp.observability.requests import PickFacts, RequestLog
 from epp.observability.state import endpoints_state, plugins_state
 from epp.server.health import HealthState
 from epp.server.http import HttpServer, Pages
@@ -143,7 +143,7 @@ async def test_plugins_show_their_state(client: aiohttp.ClientSession) -> None:
 
 
 async def test_the_last_requests_are_shown(picker: Picker, client: aiohttp.ClientSession) -> None:
-    picker.requests.request_line(make_request("m"), make_response(), prefix_blocks=2)
+    picker.requests.request_line(make_request("m"), make_response(), PickFacts(1, 0, 0, 2, 3))
 
     async with client.get("/debug/requests") as response:
         [record] = (await response.json())["requests"]

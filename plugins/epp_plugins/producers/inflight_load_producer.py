@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Final
 
 import msgspec
@@ -17,6 +18,7 @@ from epp.api import (
     DataProducer,
     Endpoint,
     Fleet,
+    Floats,
     Handle,
     InFlightLoad,
     PrefixMatch,
@@ -80,25 +82,33 @@ class InflightLoadProducer(DataProducer, PreRequest, ResponseStreaming, Response
         return (self._prefix_key,)
 
     def produce(self, request: Request, candidates: Candidates) -> None:
+        request.data[self._key] = InFlightLoad(partial(self._uncached, request))
+
+    def _uncached(self, request: Request) -> Floats:
         tokens = float(request.payload.prompt_tokens)
         match: PrefixMatch | None = request.data.get(self._prefix_key)
         if match is None or not match.total_blocks:
-            uncached = np.full(self._fleet.capacity, tokens)
-        else:
-            uncached = np.maximum(tokens - match.matched_blocks * match.block_size_tokens, 0.0)
-        request.data[self._key] = InFlightLoad(uncached)
+            return np.full(self._fleet.capacity, tokens)
+        return np.maximum(tokens - match.matched_blocks * match.block_size_tokens, 0.0)
+
+    def _uncached_on(self, request: Request, endpoint: Endpoint) -> float:
+        """Tokens of the prompt that `endpoint` has still to read; a whole number."""
+        tokens = request.payload.prompt_tokens
+        match: PrefixMatch | None = request.data.get(self._prefix_key)
+        if match is None or not match.total_blocks:
+            return float(tokens)
+        return float(max(tokens - int(match.matched_blocks.item(endpoint.row)) * match.block_size_tokens, 0))
 
     def pre_request(self, request: Request, result: SchedulingResult) -> None:
         if _CHARGES in request.state:
             return
-        load: InFlightLoad | None = request.data.get(self._key)
         target = result.target
-        charges = _Charges(target, _prompt_tokens(request, load, target), float(self._output_tokens(request)))
+        charges = _Charges(target, self._uncached_on(request, target), float(self._output_tokens(request)))
         self._add(target, 1.0, charges.prompt_tokens + charges.output_tokens)
         for name, profile in result.profiles.items():
             if name != result.primary and profile is not None and profile.endpoints:
                 other = profile.endpoints[0]
-                tokens = _prompt_tokens(request, load, other)
+                tokens = self._uncached_on(request, other)
                 self._add(other, 1.0, tokens)
                 charges.others.append((other, tokens))
         request.state[_CHARGES] = charges
@@ -115,6 +125,8 @@ class InflightLoadProducer(DataProducer, PreRequest, ResponseStreaming, Response
             self._add(charges.target, -1.0, -charges.output_tokens)
 
     def _prompt_was_read(self, charges: _Charges) -> None:
+        if not charges.prompt_tokens and not charges.others:
+            return
         self._add(charges.target, 0.0, -charges.prompt_tokens)
         charges.prompt_tokens = 0.0
         for endpoint, tokens in charges.others:
@@ -125,8 +137,10 @@ class InflightLoadProducer(DataProducer, PreRequest, ResponseStreaming, Response
         # The row of an endpoint that is gone may be another's by now.
         if endpoint.alive:
             columns = self._fleet.columns
-            columns[IN_FLIGHT_REQUESTS][endpoint.row] += requests
-            columns[IN_FLIGHT_TOKENS][endpoint.row] += tokens
+            if requests:
+                columns[IN_FLIGHT_REQUESTS][endpoint.row] += requests
+            if tokens:
+                columns[IN_FLIGHT_TOKENS][endpoint.row] += tokens
 
     def _output_tokens(self, request: Request) -> int:
         if not self.params.add_estimated_output_tokens:
@@ -136,10 +150,3 @@ class InflightLoadProducer(DataProducer, PreRequest, ResponseStreaming, Response
             if most is not None:
                 estimate = min(estimate, most)
         return max(estimate, 0)
-
-
-def _prompt_tokens(request: Request, load: InFlightLoad | None, endpoint: Endpoint) -> float:
-    """Tokens of the prompt that `endpoint` has still to read; a whole number."""
-    if load is None:
-        return float(request.payload.prompt_tokens)
-    return float(int(load.uncached_tokens.item(endpoint.row)))

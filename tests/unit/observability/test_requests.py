@@ -6,7 +6,7 @@ import pytest
 
 from epp.api import Payload, Prompt, Termination, Usage
 from epp.observability.logs import VERBOSE
-from epp.observability.requests import RequestLog
+from epp.observability.requests import PickFacts, RequestLog
 from tests.support.recording import make_request, make_response
 
 
@@ -21,7 +21,7 @@ def test_a_request_becomes_one_line_with_its_facts(caplog: pytest.LogCaptureFixt
     response = make_response(usage=Usage(prompt_tokens=7, completion_tokens=3, cached_tokens=0))
     response.served_endpoint = "10.0.0.1:8000"
 
-    log.request_line(make_request("m", target="t", priority=2), response, prefix_blocks=3, candidates=8)
+    log.request_line(make_request("m", target="t", priority=2), response, PickFacts(8, 0, 1, 3, 4))
 
     [record] = caplog.records
     assert (record.getMessage(), record.levelno) == ("request", VERBOSE)
@@ -39,7 +39,10 @@ def test_a_request_becomes_one_line_with_its_facts(caplog: pytest.LogCaptureFixt
         "cached_tokens": 0,
         "termination": "complete",
         "prefix_blocks": 3,
+        "prefix_total": 4,
         "candidates": 8,
+        "queue": 0,
+        "in_flight": 1,
     }
 
 
@@ -47,7 +50,7 @@ def test_below_verbosity_three_nothing_is_written_but_the_last_are_kept(caplog: 
     log = make_log("quiet", logging.INFO, keep=2)
 
     for model in ("a", "b", "c"):
-        log.request_line(make_request(model), make_response(), queue=0)
+        log.request_line(make_request(model), make_response(), PickFacts(1, 0, 1))
 
     assert caplog.records == []
     assert [(r["model"], r["queue"]) for r in log.recent()] == [("c", 0), ("b", 0)]
