@@ -45,7 +45,7 @@ class Payload:
 
     model_required: ClassVar[bool] = False
 
-    __slots__ = ("cache_salt", "max_output_tokens", "model", "prompts", "skip_response", "streaming")
+    __slots__ = ("_prompt_tokens", "cache_salt", "max_output_tokens", "model", "prompts", "skip_response", "streaming")
 
     def __init__(
         self,
@@ -59,6 +59,7 @@ class Payload:
     ) -> None:
         self.model = model  # None: this kind of body has no model name, or the client left it out where it may
         self.prompts = prompts
+        self._prompt_tokens: int | None = None
         self.streaming = streaming
         self.cache_salt = cache_salt
         self.max_output_tokens = max_output_tokens
@@ -67,7 +68,14 @@ class Payload:
     @property
     def prompt_tokens(self) -> int:
         """Tokens of all prompts, estimated as `Prompt.token_count` says."""
-        return sum(p.token_count for p in self.prompts)
+        if self._prompt_tokens is None:
+            self._prompt_tokens = sum([p.token_count for p in self.prompts])
+        return self._prompt_tokens
+
+    def forget_prompts(self) -> None:
+        """Free the prompts' text; the number of tokens stays known. Called when the destination is known."""
+        self._prompt_tokens = self.prompt_tokens
+        self.prompts = ()
 
     def with_model(self, body: bytes, model: str) -> bytes:
         """`body`, the one that was parsed, with the model name replaced. Bodies that hold none come back unchanged."""

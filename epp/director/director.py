@@ -96,6 +96,7 @@ class Director:
                 raise _no_endpoints(_NO_CANDIDATES)
         result = self._schedule(pipeline, request, candidates, timed=timed)
         self._account(pipeline, request, result, timed=timed)
+        request.payload.forget_prompts()
         return self._destination(request, result, body)
 
     def took(self, point: str, plugin: Plugin, duration_s: float) -> None:

@@ -82,11 +82,11 @@ class InflightLoadProducer(DataProducer, PreRequest, ResponseStreaming, Response
         return (self._prefix_key,)
 
     def produce(self, request: Request, candidates: Candidates) -> None:
-        request.data[self._key] = InFlightLoad(partial(self._uncached, request))
+        request.data[self._key] = InFlightLoad(
+            partial(self._uncached, float(request.payload.prompt_tokens), request.data.get(self._prefix_key))
+        )
 
-    def _uncached(self, request: Request) -> Floats:
-        tokens = float(request.payload.prompt_tokens)
-        match: PrefixMatch | None = request.data.get(self._prefix_key)
+    def _uncached(self, tokens: float, match: PrefixMatch | None) -> Floats:
         if match is None or not match.total_blocks:
             return np.full(self._fleet.capacity, tokens)
         return np.maximum(tokens - match.matched_blocks * match.block_size_tokens, 0.0)

@@ -229,7 +229,7 @@ def test_a_timed_call_stands_for_those_that_are_not_timed() -> None:
     labels = {"extension_point": "Scorer", "plugin_type": "sample-scorer", "plugin_name": "mine"}
     assert value(recorder, "inference_extension_plugin_duration_seconds_bucket", **labels, le="0.0005") == TIMED_EVERY
     assert value(recorder, "inference_extension_plugin_duration_seconds_bucket", **labels, le="0.0002") == 0
-    assert value(recorder, "llm_d_epp_plugin_duration_seconds_sum", **labels) == 0.0004
+    assert value(recorder, "llm_d_epp_plugin_duration_seconds_sum", **labels) == 0.0004 * TIMED_EVERY
 
 
 def test_a_failing_plugin_is_counted_always_and_logged_once_a_minute_per_error(
