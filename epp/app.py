@@ -25,6 +25,7 @@ from epp.data.datastore import Datastore
 from epp.data.engines import EngineConfig, Engines, load_engines, override_engine
 from epp.data.metrics_source import MetricsSource
 from epp.director.director import Director
+from epp.director.encoding import Encodings
 from epp.discovery.file import FileDiscovery
 from epp.discovery.static import parse_endpoints
 from epp.http2 import Limits
@@ -102,6 +103,9 @@ class Service:
             recorder=self.recorder,
             request_log=self.request_log,
             clock=clock,
+            encodings=Encodings(
+                read=options.compressed_requests == "read", max_body_bytes=options.max_request_body_bytes
+            ),
             use_subset_hint=not options.disable_endpoint_subset_filter,
             emit_scores=options.emit_endpoint_scores,
         )

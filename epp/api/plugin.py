@@ -115,7 +115,12 @@ class UsageReader(Protocol):
 
 
 class Parser(Plugin):
-    """Understands request bodies of some paths, and the token usage in their responses."""
+    """Understands request bodies of some paths, and the token usage in their responses.
+
+    Without `reads_body` it takes bodies as they are, whatever they are and however they are encoded.
+    """
+
+    reads_body: ClassVar[bool] = True
 
     def paths(self) -> Sequence[str]:
         """Path suffixes that this parser claims (`chat/completions`); none at all: a fallback for every path."""

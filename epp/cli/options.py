@@ -108,6 +108,7 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     metrics_host: str = "0.0.0.0"
     drain_timeout_s: float = 30.0
     max_request_body_bytes: int = 100 << 20
+    compressed_requests: str = "read"
     grpc_max_recv_msg_size_bytes: int | None = None
     grpc_max_send_msg_size_bytes: int | None = None
     grpc_enable_compression: bool = False
@@ -206,6 +207,9 @@ GROUPS: Final = (
             text("metrics-bind-address", "", "the same, for the metrics port only", unit="HOST", field="metrics_host"),
             duration("drain-timeout", 30.0, "how long to go on serving after SIGTERM"),
             size("max-request-body", 100 << 20, "largest request body; larger ones are answered 413"),
+            choice(
+                "compressed-requests", "read", "gzip'd request bodies: read them, or refuse (415)", ("read", "refuse")
+            ),
             size("grpc-max-recv-msg-size", None, "largest gRPC message to receive; without it 4Mi"),
             size("grpc-max-send-msg-size", None, "largest gRPC message to send; without it no limit"),
             switch("grpc-enable-compression", False, "compress gRPC messages", note=NO_EFFECT),

@@ -8,11 +8,13 @@ import msgspec
 
 from epp.api import (
     Admitter,
+    Decider,
     Parser,
     Plugin,
     PreRequest,
     RequestHeaderProcessor,
     ResponseComplete,
+    ResponseEnding,
     ResponseReceived,
     ResponseStreaming,
     Screener,
@@ -20,9 +22,6 @@ from epp.api import (
 from epp.config.build import resolved_of
 from epp.config.pipeline import Pipeline
 from epp.config.resolved import PluginSpec, ProfileSpec, Resolved, config_hash
-
-# Parsers that look at nothing of a body.
-_BLIND_PARSERS = frozenset({"passthrough-parser"})
 
 
 class BodyNeeds(msgspec.Struct, frozen=True):
@@ -41,8 +40,8 @@ def body_needs(of: Pipeline | Resolved) -> BodyNeeds:
     resolved = _resolved(of)
     parsers = [resolved.plugins[name] for name in resolved.parsers]
     return BodyNeeds(
-        request=tuple(s.name for s in parsers if s.type not in _BLIND_PARSERS),
-        response=_names(resolved, ResponseStreaming),
+        request=tuple(s.name for s in parsers if getattr(s.cls, "reads_body", True)),
+        response=tuple(dict.fromkeys(_names(resolved, ResponseStreaming) + _names(resolved, ResponseEnding))),
         usage=tuple(s.name for s in parsers if getattr(s.cls, "usage_reader", None) is not Parser.usage_reader),
     )
 
@@ -58,6 +57,7 @@ def describe(of: Pipeline | Resolved) -> str:
     lines += _section("data producers, in order", [_producer(resolved, n) for n in resolved.producers])
     lines += _section("admitters", [_label(resolved, n) for n in _names(resolved, Admitter)])
     lines += _section("profile handler", [_label(resolved, resolved.handler)])
+    lines += _hooks(resolved, {"deciders": Decider})
     for profile in resolved.profiles:
         lines += _profile(resolved, profile)
     lines += _hooks(
@@ -66,6 +66,7 @@ def describe(of: Pipeline | Resolved) -> str:
             "before the request is sent on": PreRequest,
             "at response headers": ResponseReceived,
             "at each piece of a response": ResponseStreaming,
+            "at the end of a response's body": ResponseEnding,
             "at the end of a request": ResponseComplete,
         },
     )

@@ -28,6 +28,7 @@ from epp.api import (
 )
 from epp.config.pipeline import Pipeline
 from epp.data.datastore import Datastore
+from epp.director.encoding import Encodings
 from epp.director.waiting import Path, Wait
 from epp.extproc.exchange import Destination, RequestHead
 from epp.observability.metrics import Recorder
@@ -50,6 +51,7 @@ class Director:
         recorder: Recorder,
         request_log: RequestLog,
         clock: Callable[[], float],
+        encodings: Encodings,
         use_subset_hint: bool = True,
         emit_scores: bool = False,
     ) -> None:
@@ -59,6 +61,7 @@ class Director:
         self.request_log = request_log
         self.clock = clock
         self.log = logging.getLogger("epp.director")
+        self._encodings = encodings
         self._use_subset_hint = use_subset_hint
         self._emit_scores = emit_scores
         self._paths = 0
@@ -137,6 +140,8 @@ class Director:
             return
         request.size_bytes = len(body)
         parser = pipeline.parsers.find(request.path)
+        if parser.reads_body and "content-encoding" in request.headers:
+            body = self._encodings.decode(body, request.headers["content-encoding"])
         request.payload = parser.parse_request(request.path.partition("?")[0].rstrip("/"), request.headers, body)
         request.incoming_model = request.model = request.payload.model or ""
         request.state[Parser] = parser
@@ -248,9 +253,7 @@ class Director:
     def _destination(self, request: Request, result: SchedulingResult, body: bytes | None) -> Destination:
         changed: bytes | None = None
         if body and request.model != request.incoming_model:
-            changed = request.payload.with_model(body, request.model)
-            if changed is body:
-                changed = None
+            changed = self._with_model(request, body)
         metadata: dict[str, dict[str, object]] = {}
         if self._emit_scores:
             metadata[headers.METADATA_NAMESPACE] = {headers.DESTINATION_ENDPOINT_SCORES: _scores(result)}
@@ -261,6 +264,13 @@ class Director:
             body=changed,
             skip_response=request.payload.skip_response,
         )
+
+    def _with_model(self, request: Request, body: bytes) -> bytes | None:
+        """The body naming the model that the request is sent on for; None when it names none."""
+        encoding = request.headers.get("content-encoding", "")
+        plain = self._encodings.decode(body, encoding)
+        changed = request.payload.with_model(plain, request.model)
+        return None if changed is plain else self._encodings.encode(changed, encoding)
 
     def _plugin_failed(self, point: str, plugin: Plugin, error: Exception) -> None:
         self.recorder.plugin_failed(point, plugin, error)

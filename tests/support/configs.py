@@ -138,6 +138,7 @@ class PathParser(Parser):
 
 class RestParser(Parser):
     type = "passthrough-parser"
+    reads_body = False
 
 
 class Detector(SaturationDetector):

