@@ -1,0 +1,62 @@
+"""Parts that have benchmarks of their own, run here with the same figures as there."""
+
+from __future__ import annotations
+
+import timeit
+from statistics import median
+from typing import Final
+
+from epp.api import Request
+from epp.data.engines import load_engines
+from epp.data.page import PageReader
+from tests.bench import bench_http2_echo, bench_pick, bench_scrape
+
+_ECHO_ROUNDS: Final = 3
+_ECHO_CALLS: Final = 1000
+_ECHO_CONCURRENCY: Final = 16
+
+
+def pick() -> dict[str, float]:
+    """The pick itself, and with hashing and looking up the prompt (`both`), at 8 and at 512 endpoints."""
+    found: dict[str, float] = {}
+    for count in (8, 512):
+        bench, some = bench_pick.Bench(count), bench_pick.requests(1024)
+        for request in some:
+            bench.whole(request)
+        found[f"pick_{count}_us"] = bench_pick.best_us(lambda i, b=bench, r=some: b.pick(r[i]))  # type: ignore[misc]
+        found[f"both_{count}_us"] = bench_pick.best_us(lambda i, b=bench, r=some: _both(b, r[i]))  # type: ignore[misc]
+    return found
+
+
+def _both(bench: bench_pick.Bench, request: Request) -> None:
+    bench.produce(request)
+    bench.pick(request)
+
+
+def scan() -> dict[str, float]:
+    """Reading the real page of a loaded vLLM."""
+    page = bench_scrape.PAGE.read_bytes()
+    engine = load_engines().detect(page)
+    if engine is None:
+        raise ValueError(f"{bench_scrape.PAGE}: no engine is known to write such a page")
+    reader = PageReader(engine)
+    return {"scan_us": min(timeit.repeat(lambda: reader.read(page), number=200, repeat=9)) / 200 * 1e6}
+
+
+def http2() -> dict[str, float]:
+    """A short call on epp.http2 and on grpc.aio, asked by a gRPC client."""
+    lean: list[float] = []
+    aio: list[float] = []
+    with (
+        bench_http2_echo.server("-m", "tests.support.h2spec_server", "--uvloop") as lean_server,
+        bench_http2_echo.server(bench_http2_echo.__file__, "--serve-grpc-aio") as aio_server,
+    ):
+        for round_number in range(_ECHO_ROUNDS + 1):
+            pair = [
+                bench_http2_echo.cost_us(*server, _ECHO_CALLS, _ECHO_CONCURRENCY)
+                for server in (lean_server, aio_server)
+            ]
+            if round_number:  # the first warms both up
+                lean.append(pair[0])
+                aio.append(pair[1])
+    return {"lean_call_us": median(lean), "aio_call_us": median(aio)}
