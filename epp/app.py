@@ -29,6 +29,7 @@ from epp.director.encoding import Encodings
 from epp.discovery.file import FileDiscovery
 from epp.discovery.static import parse_endpoints
 from epp.http2 import Limits
+from epp.observability.bodies import log_needs
 from epp.observability.logs import INFO, log_event
 from epp.observability.metrics import Recorder
 from epp.observability.requests import RequestLog
@@ -166,6 +167,7 @@ class Service:
             config=options.config_file or ("--config-text" if options.config_text else "built-in default"),
             config_hash=pipeline.config_hash,
         )
+        log_needs(_log, pipeline)
 
     async def run_until_stopped(self) -> None:
         """Serve until `ask_to_stop`; then be not ready, and go on serving for the drain time-out."""

@@ -16,11 +16,12 @@ _USAGE: Final = """\
 Usage: epp COMMAND [flags]
 
 Commands:
-  run      serve: pick an endpoint for every request that a gateway asks about
-  check    read a configuration, show what it comes to and everything that is wrong with it
-  demo     a real Envoy, four real llama.cpp servers and the EPP, on loopback
-  sim      simulated model servers, for tests
-  version  print the version
+  run           serve: pick an endpoint for every request that a gateway asks about
+  check         read a configuration, show what it comes to and everything that is wrong with it
+  envoy-config  write an Envoy configuration that asks the EPP, with the body modes that its plugins need
+  demo          a real Envoy, four real llama.cpp servers and the EPP, on loopback
+  sim           simulated model servers, for tests
+  version       print the version
 
 `epp COMMAND --help` lists a command's flags.
 """
@@ -62,6 +63,12 @@ def _check(arguments: Sequence[str]) -> int:
     return check(arguments)
 
 
+def _envoy_config(arguments: Sequence[str]) -> int:
+    from epp.cli.envoy_config import envoy_config
+
+    return envoy_config(arguments)
+
+
 def _demo(arguments: Sequence[str]) -> int:
     from epp.demo.cli import main as demo
 
@@ -78,6 +85,7 @@ def _sim(arguments: Sequence[str]) -> int:
 _COMMANDS: Final[Mapping[str, Callable[[Sequence[str]], int]]] = {
     "run": _run,
     "check": _check,
+    "envoy-config": _envoy_config,
     "demo": _demo,
     "sim": _sim,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import TypeVar
 
 import msgspec
@@ -18,14 +19,14 @@ from epp.api import (
     SaturationDetector,
     Scorer,
 )
-from epp.config.document import Fields, Items, Node
 from epp.config.draft import Draft
 from epp.config.environment import Environment
 from epp.config.model import FEATURE_GATES, Loaded
 from epp.config.pipeline import Pipeline
-from epp.config.problems import InvalidConfig, Place, Problems
+from epp.config.problems import InvalidConfig, Problems
 from epp.config.producers import DataFlow, fill_in
 from epp.config.profiles import resolve_handler, resolve_profiles
+from epp.config.references import parameter_place, references_of, warn_of_idle_deciders
 from epp.config.registry import Registry
 from epp.config.resolved import PluginSpec, ProfileSpec, Resolved, config_hash
 from epp.config.services import (
@@ -42,7 +43,6 @@ P = TypeVar("P", bound=Plugin)
 
 # A plugin may begin its ConfigError with the parameter that it speaks of: `conditions[0].maxValue: must be ...`.
 _PARAMETER = re.compile(r"([A-Za-z]\w*(?:\[\d+\]|\.\w+)*): ", re.ASCII)
-_STEP = re.compile(r"(\w+)")
 
 
 def build(loaded: Loaded, registry: Registry, environment: Environment, *, reuse: Pipeline | None = None) -> Pipeline:
@@ -90,6 +90,8 @@ class _Assembly:
         self._old_resolved = resolved_of(reuse) if reuse is not None else None
         self._profile_names: tuple[str, ...] = ()
         self._plugins: dict[str, Plugin] = {}
+        self._being_made: list[str] = []  # each because the one before refers to it
+        self._referred: set[str] = set()
 
     def pipeline(self, resolved: Resolved) -> Pipeline:
         draft, problems = self._draft, self._draft.problems
@@ -97,6 +99,7 @@ class _Assembly:
         flow = DataFlow(draft)
         fill_in(draft, flow, self._create)
         flow.check()
+        warn_of_idle_deciders(draft, self._referred)
         producers = flow.ordered()
         self._check_profile_handler(resolved)
         self._check_parsers(resolved)
@@ -145,29 +148,58 @@ class _Assembly:
         return plugin
 
     def _create(self, spec: PluginSpec) -> Plugin | None:
-        """The plugin of `spec`, kept or made; None after a problem was reported."""
-        plugin = self._kept(spec)
-        if plugin is None:
-            try:
-                plugin = spec.cls(spec.params, self._environment.handle(spec.name))
-            except ConfigError as error:
-                self._report(spec, str(error))
-            # The plugin may be third-party code: whatever it raises must not hide the other problems.
-            except Exception as error:
-                self._environment.log.exception("plugin %s does not start", spec.name)
-                self._report(spec, f"the plugin does not start: {type(error).__name__}: {error}")
+        """The plugin of `spec`, kept or made, after those that it refers to; None after a problem was reported."""
+        if spec.name in self._plugins or spec.name in self._draft.broken:
+            return self._plugins.get(spec.name)
+        self._being_made.append(spec.name)
+        others = self._others(spec)
+        self._being_made.pop()
+        plugin = None
+        if others is not None:
+            plugin = self._kept(spec, others) or self._make(spec, others)
         if plugin is None:
             self._draft.broken.add(spec.name)
             return None
         self._plugins[spec.name] = plugin
         return plugin
 
-    def _kept(self, spec: PluginSpec) -> Plugin | None:
-        """The old pipeline's plugin, when this one is to be the same."""
+    def _make(self, spec: PluginSpec, others: Mapping[str, Plugin]) -> Plugin | None:
+        try:
+            return spec.cls(spec.params, self._environment.handle(spec.name, plugins=others))
+        except ConfigError as error:
+            self._report(spec, str(error))
+        # The plugin may be third-party code: whatever it raises must not hide the other problems.
+        except Exception as error:
+            self._environment.log.exception("plugin %s does not start", spec.name)
+            self._report(spec, f"the plugin does not start: {type(error).__name__}: {error}")
+        return None
+
+    def _others(self, spec: PluginSpec) -> dict[str, Plugin] | None:
+        """The plugins that `spec` refers to, by name; None after a problem was reported."""
+        references = references_of(self._draft, spec)
+        if references is None:
+            return None
+        others: dict[str, Plugin] = {}
+        for path, target in references:
+            self._referred.add(target.name)
+            if target.name in self._being_made:
+                cycle = [*self._being_made[self._being_made.index(target.name) :], target.name]
+                self._report(spec, f"{path}: plugins refer to each other: {' → '.join(cycle)}")
+                return None
+            plugin = self._create(target)
+            if plugin is None:
+                return None
+            others[target.name] = plugin
+        return others
+
+    def _kept(self, spec: PluginSpec, others: Mapping[str, Plugin]) -> Plugin | None:
+        """The old pipeline's plugin, when this one is to be the same and would be handed the same `others`."""
         if self._old is None or self._old_resolved is None:
             return None
         before = self._old_resolved.plugins.get(spec.name)
         if before is None or (before.cls, before.type, before.params) != (spec.cls, spec.type, spec.params):
+            return None
+        if any(self._old.plugins.get(name) is not other for name, other in others.items()):
             return None
         # A handler learns the names of its profiles, and the old pipeline still runs with the old names.
         old_names = tuple(p.name for p in self._old_resolved.profiles)
@@ -210,22 +242,8 @@ class _Assembly:
 
     def _report(self, spec: PluginSpec, message: str) -> None:
         place = spec.place
-        entry = self._draft.entries.get(spec.name)
         named = _PARAMETER.match(message)
-        if entry is not None and entry.parameters is not None and named:
-            inner = _parameter_place(entry.parameters, entry.parameters_place, named.group(1))
-            if inner is not None:
-                place, message = inner, message[named.end() :]
+        inner = parameter_place(self._draft, spec, named.group(1)) if named else None
+        if named and inner is not None:
+            place, message = inner, message[named.end() :]
         self._draft.problems.error(place, message)
-
-
-def _parameter_place(node: Node, place: Place, path: str) -> Place | None:
-    """Where the parameter `path` (`conditions[0].maxValue`) was written; None when it was not."""
-    for step in _STEP.findall(path):
-        if isinstance(node, Fields) and step in node.fields:
-            node = node.fields[step].value
-        elif isinstance(node, Items) and step.isdigit() and int(step) < len(node.items):
-            node = node.items[int(step)]
-        else:
-            return None
-    return Place(f"{place.path}.{path}", node.line, node.column)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
 
-from epp.api import Fleet, Handle, Metrics
+from epp.api import Fleet, Handle, Metrics, Plugin
 from epp.scheduling.observer import Observer, Unobserved
 
 
@@ -24,8 +24,8 @@ class Environment(msgspec.Struct, frozen=True):
     observer: Observer = Unobserved()
     allow_experimental: bool = False
 
-    def handle(self, name: str) -> Handle:
-        """The handle of the plugin instance `name`; its logger is a child of that name."""
+    def handle(self, name: str, *, plugins: Mapping[str, Plugin] | None = None) -> Handle:
+        """The handle of the plugin instance `name`, which refers to `plugins`; its logger is a child of that name."""
         return Handle(
             name=name,
             fleet=self.fleet,
@@ -34,4 +34,5 @@ class Environment(msgspec.Struct, frozen=True):
             log=self.log.getChild(name),
             metrics=self.metrics,
             pool_name=self.pool_name,
+            plugins=plugins or {},
         )

@@ -6,7 +6,7 @@ A reload builds another one and swaps one reference; a request ends on the pipel
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from epp.api import (
     Admitter,
@@ -19,6 +19,7 @@ from epp.api import (
     RequestError,
     RequestHeaderProcessor,
     ResponseComplete,
+    ResponseEnding,
     ResponseReceived,
     ResponseStreaming,
     SaturationDetector,
@@ -28,11 +29,13 @@ from epp.scheduling.scheduler import Scheduler
 
 P = TypeVar("P", bound=Plugin)
 
+_MOST_KNOWN_PATHS: Final = 1024
+
 
 class ParserTable:
     """Which parser reads which path: the longest matching suffix wins, a parser without paths takes the rest."""
 
-    __slots__ = ("_by_suffix", "fallback", "parsers")
+    __slots__ = ("_by_suffix", "_known", "fallback", "parsers")
 
     def __init__(self, parsers: Sequence[Parser]) -> None:
         self.parsers = tuple(parsers)
@@ -46,12 +49,22 @@ class ParserTable:
             for suffix in paths:
                 by_suffix.setdefault(suffix.strip("/"), parser)
         self._by_suffix = sorted(by_suffix.items(), key=lambda item: -len(item[0]))
+        self._known: dict[str, Parser] = {}
 
     def find(self, path: str) -> Parser:
         """The parser for `path` (query and trailing slash are ignored; empty means `/v1/completions`).
 
         Raises RequestError (BAD_REQUEST) when no parser claims it.
         """
+        parser = self._known.get(path)
+        if parser is None:
+            parser = self._search(path)
+            # Clients choose paths: what is kept is bounded.
+            if len(self._known) < _MOST_KNOWN_PATHS:
+                self._known[path] = parser
+        return parser
+
+    def _search(self, path: str) -> Parser:
         bare = path.partition("?")[0].rstrip("/") or "/v1/completions"
         for suffix, parser in self._by_suffix:
             if bare.endswith(suffix) and (len(bare) == len(suffix) or bare[-len(suffix) - 1] == "/"):
@@ -74,6 +87,7 @@ class Pipeline:
         "producers",
         "request_header",
         "response_complete",
+        "response_ending",
         "response_received",
         "response_streaming",
         "saturation_detector",
@@ -107,6 +121,7 @@ class Pipeline:
         self.pre_request = _filling(PreRequest, everyone)
         self.response_received = _filling(ResponseReceived, everyone)
         self.response_streaming = _filling(ResponseStreaming, everyone)
+        self.response_ending = _filling(ResponseEnding, everyone)
         self.response_complete = _filling(ResponseComplete, everyone)
         self.endpoint_listeners = _filling(EndpointListener, everyone)
 

@@ -7,6 +7,7 @@ from typing import Final
 from epp.api import (
     Admitter,
     DataProducer,
+    Decider,
     Filter,
     Parser,
     Picker,
@@ -15,6 +16,7 @@ from epp.api import (
     ProfileHandler,
     RequestHeaderProcessor,
     ResponseComplete,
+    ResponseEnding,
     ResponseReceived,
     ResponseStreaming,
     SaturationDetector,
@@ -29,6 +31,7 @@ DISCOVERIES: Final = frozenset({"file-discovery"})
 
 _WORDS: Final[tuple[tuple[type[Plugin], str], ...]] = (
     (ProfileHandler, "profile handler"),
+    (Decider, "decider"),
     (Filter, "filter"),
     (Scorer, "scorer"),
     (Picker, "picker"),
@@ -41,6 +44,7 @@ _WORDS: Final[tuple[tuple[type[Plugin], str], ...]] = (
     (PreRequest, "pre-request hook"),
     (ResponseReceived, "response hook"),
     (ResponseStreaming, "response hook"),
+    (ResponseEnding, "response hook"),
     (ResponseComplete, "response hook"),
 )
 
@@ -52,12 +56,14 @@ _STEPS: Final[tuple[type[Plugin], ...]] = (
     DataProducer,
     Admitter,
     ProfileHandler,
+    Decider,
     Filter,
     Scorer,
     Picker,
     PreRequest,
     ResponseReceived,
     ResponseStreaming,
+    ResponseEnding,
     ResponseComplete,
 )
 
@@ -86,8 +92,13 @@ def reads_at(cls: type[Plugin]) -> int:
 
 def only_in_profiles(cls: type[Plugin]) -> bool:
     """The class does nothing unless a profile lists it."""
+    return fills_only(cls, Filter, Scorer, Picker)
+
+
+def fills_only(cls: type[Plugin], *points: type[Plugin]) -> bool:
+    """The class takes part in a request at some of `points` and nowhere else."""
     steps = {point for point in _STEPS if issubclass(cls, point)}
-    return bool(steps) and steps <= {Filter, Scorer, Picker}
+    return bool(steps) and steps <= set(points)
 
 
 def _steps_of(cls: type[Plugin]) -> list[int]:

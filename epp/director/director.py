@@ -31,6 +31,7 @@ from epp.data.datastore import Datastore
 from epp.director.encoding import Encodings
 from epp.director.waiting import Path, Wait
 from epp.extproc.exchange import Destination, RequestHead
+from epp.observability.bodies import BodyWatch
 from epp.observability.metrics import Recorder
 from epp.observability.requests import PickFacts, RequestLog
 from epp.scheduling.observer import TIMED_EVERY
@@ -61,6 +62,7 @@ class Director:
         self.request_log = request_log
         self.clock = clock
         self.log = logging.getLogger("epp.director")
+        self.bodies = BodyWatch(recorder.response_body_sent, self.log)
         self._encodings = encodings
         self._use_subset_hint = use_subset_hint
         self._emit_scores = emit_scores

@@ -111,6 +111,7 @@ class RequestExchange:
                 self._director.recorder.plugin_failed("ResponseReceived", hook, error)
         if self._mode is not BodyMode.NONE and not head.end_of_stream:
             response.body_seen = True
+            self._director.bodies.sent(self._pipeline)
             self._read_body(request, response, hold_allowed=hold_allowed)
         return response.set_headers
 

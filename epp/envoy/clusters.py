@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Sequence
 
+from epp.envoy.forms import TYPE, JsonObject, extension, seconds, socket_address, split_address
 from epp.envoy.options import BootstrapOptions, RoundRobinOptions, Upstream
-
-JsonObject = dict[str, object]
 
 UPSTREAM_CLUSTER = "model_servers"
 EPP_CLUSTER = "epp"
@@ -14,40 +14,19 @@ LB_NAMESPACE = "envoy.lb"
 DESTINATION = "x-gateway-destination-endpoint"
 DESTINATION_SERVED = "x-gateway-destination-endpoint-served"
 
-_TYPE = "type.googleapis.com/envoy"
-_CONNECT_TIMEOUT = "5s"
-# Envoy's own default of 1024 refuses requests under load; the EPP's flow control is what should do that.
-_BREAKER_LIMIT = 40000
-
-
-def socket_address(address: str) -> JsonObject:
-    """``ip:port``, an IPv6 address in brackets, as Envoy's Address. Raises ValueError on anything else."""
-    host, colon, port = address.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not (host and colon and port.isdecimal()):
-        raise ValueError(f"{address!r} is not an address of the form ip:port")
-    return {"socket_address": {"address": host, "port_value": int(port)}}
-
 
 def epp_cluster(options: BootstrapOptions) -> JsonObject:
     """The EPP: HTTP/2, with or without TLS."""
     cluster: JsonObject = {
         "name": EPP_CLUSTER,
-        "type": "STATIC",
+        **_lookup(options.epp),
         "lb_policy": "LEAST_REQUEST",
-        **_common(options.buffer_limit_bytes),
+        **_common(options),
         "typed_extension_protocol_options": _http_options({"http2_protocol_options": {}}),
         "load_assignment": _assignment(EPP_CLUSTER, [options.epp]),
     }
     if options.epp_tls:
-        cluster["transport_socket"] = {
-            "name": "envoy.transport_sockets.tls",
-            "typed_config": {
-                "@type": f"{_TYPE}.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
-                # A validation context without a trusted CA accepts every certificate.
-                "common_tls_context": {"alpn_protocols": ["h2"], "validation_context": {}},
-            },
-        }
+        cluster["transport_socket"] = _tls(options)
     return cluster
 
 
@@ -55,7 +34,7 @@ def upstream_cluster(options: BootstrapOptions | RoundRobinOptions) -> JsonObjec
     """The model servers."""
     common = {
         "name": UPSTREAM_CLUSTER,
-        **_common(options.buffer_limit_bytes),
+        **_common(options),
         "typed_extension_protocol_options": _upstream_http(options),
     }
     if isinstance(options, RoundRobinOptions):
@@ -67,6 +46,22 @@ def upstream_cluster(options: BootstrapOptions | RoundRobinOptions) -> JsonObjec
         "lb_policy": "CLUSTER_PROVIDED",
         "original_dst_lb_config": {"use_http_header": True, "http_header_name": DESTINATION},
     }
+
+
+def _tls(options: BootstrapOptions) -> JsonObject:
+    # A validation context without a trusted CA accepts every certificate.
+    validation: JsonObject = {}
+    name = options.epp_server_name
+    if options.epp_ca is not None:
+        validation["trusted_ca"] = {"filename": options.epp_ca}
+        if name is not None:
+            validation["match_typed_subject_alt_names"] = [{"san_type": "DNS", "matcher": {"exact": name}}]
+    return extension(
+        "envoy.transport_sockets.tls",
+        "transport_sockets.tls.v3.UpstreamTlsContext",
+        **({} if name is None else {"sni": name}),
+        common_tls_context={"alpn_protocols": ["h2"], "validation_context": validation},
+    )
 
 
 def _override_host() -> JsonObject:
@@ -86,8 +81,7 @@ def _override_host() -> JsonObject:
 def _policy(name: str, message: str, **fields: object) -> JsonObject:
     """One entry of a LoadBalancingPolicy."""
     full_name = f"load_balancing_policies.{name}"
-    config = {"@type": f"{_TYPE}.extensions.{full_name}.v3.{message}", **fields}
-    return {"typed_extension_config": {"name": f"envoy.{full_name}", "typed_config": config}}
+    return {"typed_extension_config": extension(f"envoy.{full_name}", f"{full_name}.v3.{message}", **fields)}
 
 
 def _lb_key(key: str) -> JsonObject:
@@ -95,11 +89,13 @@ def _lb_key(key: str) -> JsonObject:
     return {"key": LB_NAMESPACE, "path": [{"key": key}]}
 
 
-def _common(buffer_limit_bytes: int) -> JsonObject:
-    limits = dict.fromkeys(("max_connections", "max_pending_requests", "max_requests"), _BREAKER_LIMIT)
+def _common(options: BootstrapOptions | RoundRobinOptions) -> JsonObject:
+    limits = {"max_connections": options.max_connections} | dict.fromkeys(
+        ("max_pending_requests", "max_requests", "max_retries"), options.max_requests
+    )
     return {
-        "connect_timeout": _CONNECT_TIMEOUT,
-        "per_connection_buffer_limit_bytes": buffer_limit_bytes,
+        "connect_timeout": seconds(options.connect_timeout_s),
+        "per_connection_buffer_limit_bytes": options.buffer_limit_bytes,
         "circuit_breakers": {"thresholds": [limits]},
     }
 
@@ -123,7 +119,18 @@ def _upstream_http(options: BootstrapOptions | RoundRobinOptions) -> JsonObject:
 
 def _http_options(protocol: JsonObject, *, requests_per_connection: int | None = None) -> JsonObject:
     name = "extensions.upstreams.http.v3.HttpProtocolOptions"
-    message: JsonObject = {"@type": f"{_TYPE}.{name}", "explicit_http_config": protocol}
+    message: JsonObject = {"@type": f"{TYPE}.{name}", "explicit_http_config": protocol}
     if requests_per_connection is not None:
         message["common_http_protocol_options"] = {"max_requests_per_connection": requests_per_connection}
     return {f"envoy.{name}": message}
+
+
+def _lookup(address: str) -> JsonObject:
+    """How the host of ``host:port`` becomes an address."""
+    host, _ = split_address(address)
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        # By default Envoy takes IPv6 addresses where there are any: for localhost one on which an EPP may not listen.
+        return {"type": "STRICT_DNS", "dns_lookup_family": "V4_PREFERRED"}
+    return {"type": "STATIC"}

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+DAY_S = 86400.0
+LOOPBACK = "127.0.0.1"
+
 
 class BodyMode(StrEnum):
     """How Envoy sends a body to the EPP (processing_mode.proto, BodySendMode)."""
@@ -31,11 +34,17 @@ class Upstream(StrEnum):
 class _Proxy:
     """What both kinds of bootstrap have in common."""
 
+    listen_host: str = LOOPBACK
+    """An IP address."""
+
     listen_port: int = 0
-    """On 127.0.0.1; 0 takes a free one, which the admin page /listeners?format=json tells."""
+    """0 takes a free one, which the admin page /listeners?format=json tells."""
+
+    admin_host: str = LOOPBACK
+    """An IP address. Who reaches the admin port can stop Envoy and change its run-time settings."""
 
     admin_port: int = 0
-    """On 127.0.0.1; 0 takes a free one, which Envoy writes to the file named by --admin-address-path."""
+    """0 takes a free one, which Envoy writes to the file named by --admin-address-path."""
 
     upstream_http2: bool = False
     """Speak HTTP/2 without TLS to the endpoints; else HTTP/1.1."""
@@ -47,9 +56,25 @@ class _Proxy:
     retries: int = 0
     """How many more endpoints to try when one cannot be reached. A request that one has begun is never sent again."""
 
+    connect_timeout_s: float = 5.0
+    """For connections to endpoints and to the EPP; above 0."""
+
+    request_timeout_s: float = DAY_S
+    """From the end of a request to the end of its answer; 0: no limit."""
+
+    max_connections: int = 40_000
+    """Circuit breaker of each cluster."""
+
+    max_requests: int = 40_000
+    """Circuit breaker of each cluster, for requests under way, waiting and tried again. Envoy's own default of 1024 refuses
+    requests under load; the EPP's flow control is what should do that."""
+
     buffer_limit_bytes: int = 8 * 1024 * 1024
     """Per connection, each direction. Where a mode must hold a whole body, a longer one fails: 413 for a request, 500 for
     an answer. Elsewhere it bounds how much is read at once, and so how large a body message gets."""
+
+    histograms: bool = False
+    """Keep statistics of times and sizes too. They are what costs; counters are next to free."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,10 +82,16 @@ class BootstrapOptions(_Proxy):
     """An Envoy that asks an EPP about each request."""
 
     epp: str
-    """``ip:port`` of the ext_proc service."""
+    """``host:port`` of the ext_proc service. A host that is not an IP address is looked up in DNS, again and again."""
 
     epp_tls: bool = False
-    """Use TLS to the EPP, and accept any certificate."""
+    """Use TLS to the EPP, and accept any certificate unless `epp_ca` is given."""
+
+    epp_ca: str | None = None
+    """File, as Envoy sees it, with the CA certificates one of which must have signed the EPP's."""
+
+    epp_server_name: str | None = None
+    """DNS name to ask for (SNI) and, with `epp_ca`, to find in the EPP's certificate."""
 
     upstream: Upstream = Upstream.ORIGINAL_DST
     endpoints: tuple[str, ...] = ()
@@ -68,8 +99,12 @@ class BootstrapOptions(_Proxy):
 
     request_body: BodyMode = BodyMode.FULL_DUPLEX_STREAMED
     response_body: BodyMode = BodyMode.FULL_DUPLEX_STREAMED
+    response_body_fraction: float | None = None
+    """Send response bodies, in the mode `response_body`, for this fraction of requests and none for the rest; 0..1 in steps
+    of 1e-6. None: for all. Can be changed while Envoy runs: see `epp.envoy.routes.FRACTION_KEY`."""
+
     message_timeout_s: float = 1000.0
-    """How long Envoy waits for each answer, for the modes in which it waits."""
+    """How long Envoy waits for each answer, for the modes in which it waits; at most an hour."""
 
     failure_mode_allow: bool = False
     """Let a request pass, without a pick, when the EPP cannot be asked; else it fails. Envoy 1.40 fails it all the same once
@@ -85,6 +120,9 @@ class BootstrapOptions(_Proxy):
     def __post_init__(self) -> None:
         if self.upstream is Upstream.OVERRIDE_HOST and not self.endpoints:
             raise ValueError("endpoints: override_host chooses among endpoints that it is given; name at least one")
+        fraction = self.response_body_fraction
+        if fraction is not None and not 0 <= fraction <= 1:
+            raise ValueError(f"response_body_fraction: {fraction:g} is not in 0..1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -247,6 +247,14 @@ class Catalogue:
             (),
             View("llm_epp_unexpected_messages_total", "ext_proc messages that the protocol has no place for.", ()),
         )
+        self.response_bodies = counter(
+            ("read",),
+            View(
+                "llm_epp_response_bodies_total",
+                "Responses whose bodies the proxy sent, by whether anything in the configuration reads them.",
+                ("read",),
+            ),
+        )
         self.streams_open = gauge_family(
             (), _llm_d("extproc_streams_inflight", "Number of ext_proc gRPC streams currently open.", ())
         )

@@ -98,6 +98,8 @@ class Recorder:
         self._successes: dict[tuple[Endpoint, str], Counter] = {}
         self._failures: dict[tuple[str, str, type[Exception]], _Quiet] = {}
         self._unexpected = self._catalogue.unexpected_messages.labels()
+        self._bodies_unread = self._catalogue.response_bodies.labels("false")
+        self._bodies_read = self._catalogue.response_bodies.labels("true")
         self._scheduling_s = self._catalogue.scheduler_duration_s.labels()
         self._streams_open = self._catalogue.streams_open.labels()
         self._stream_s = self._catalogue.stream_duration_s.labels()
@@ -239,6 +241,10 @@ class Recorder:
     def message_unexpected(self, count: int = 1) -> None:
         """The proxy sent `count` messages that have no place where they came."""
         self._unexpected.inc(count)
+
+    def response_body_sent(self, read: bool) -> None:
+        """The proxy sends the body of a response, which something in the configuration reads, or nothing does."""
+        (self._bodies_read if read else self._bodies_unread).inc()
 
     def stream_opened(self) -> None:
         self._streams_open.inc()

@@ -48,10 +48,17 @@ class ProcessCall:
             self._session.close("InvalidArgument")
             self._stream.finish(Status.INVALID_ARGUMENT, f"malformed ProcessingRequest: {error}")
             return
+        except Exception:
+            self._session.close("Internal")  # a handler that has raised hears nothing more
+            raise
         self._send()
 
     def on_half_close(self) -> None:
-        self._session.half_closed()
+        try:
+            self._session.half_closed()
+        except Exception:
+            self._session.close("Internal")
+            raise
         self._send()
 
     def on_reset(self, code: int) -> None:

@@ -10,18 +10,43 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epp.envoy import BodyMode, BootstrapOptions, RoundRobinOptions, Upstream, bootstrap, round_robin_bootstrap
-from epp.envoy.clusters import socket_address
+from epp.envoy import (
+    BodyMode,
+    BootstrapOptions,
+    RoundRobinOptions,
+    Upstream,
+    bootstrap,
+    filter_and_routes,
+    round_robin_bootstrap,
+)
+from epp.envoy.forms import seconds, socket_address
+from epp.envoy.modes import Readers, RequestBodies, ResponseBodies, choose
 
 EPP = "127.0.0.1:9002"
 ENDPOINTS = ("127.0.0.1:8001", "127.0.0.1:8002")
 
 
+DENOMINATORS = {"HUNDRED": 100, "TEN_THOUSAND": 10_000, "MILLION": 1_000_000}
+PARSING = Readers(request=("openai-parser",), response=("openai-parser",))
+BLIND = Readers()
+WATCHING = Readers(pieces=("chunk-counter",))
+FULL, NONE, BUFFERED = BodyMode.FULL_DUPLEX_STREAMED, BodyMode.NONE, BodyMode.BUFFERED
+
+
+def manager(config: dict[str, Any]) -> dict[str, Any]:
+    (listener,) = config["static_resources"]["listeners"]
+    found: dict[str, Any] = listener["filter_chains"][0]["filters"][0]["typed_config"]
+    return found
+
+
 def http_filters(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Every HTTP filter's configuration by the filter's name, in the order in which they run."""
-    (listener,) = config["static_resources"]["listeners"]
-    manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
-    return {entry["name"]: entry["typed_config"] for entry in manager["http_filters"]}
+    return {entry["name"]: entry["typed_config"] for entry in manager(config)["http_filters"]}
+
+
+def routes(options: BootstrapOptions) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = manager(bootstrap(options))["route_config"]["virtual_hosts"][0]["routes"]
+    return found
 
 
 def ext_proc(options: BootstrapOptions) -> dict[str, Any]:
@@ -76,7 +101,7 @@ def test_failing_open_and_mode_override_are_off_unless_asked_for() -> None:
 
 
 def test_the_message_timeout_is_a_json_duration() -> None:
-    assert ext_proc(BootstrapOptions(epp=EPP, message_timeout_s=0.25))["message_timeout"] == "0.250s"
+    assert ext_proc(BootstrapOptions(epp=EPP, message_timeout_s=0.25))["message_timeout"] == "0.25s"
 
 
 def test_a_subset_hint_is_set_before_the_epp_is_asked() -> None:
@@ -134,7 +159,176 @@ def test_round_robin_over_nothing_is_refused() -> None:
         RoundRobinOptions(endpoints=())
 
 
-def test_everything_listens_on_loopback_only() -> None:
+def test_a_ca_makes_envoy_verify_the_epp_and_a_server_name_whom_it_talks_to() -> None:
+    options = BootstrapOptions(epp="epp.ns:9002", epp_tls=True, epp_ca="/ca.pem", epp_server_name="epp.ns")
+    tls = clusters(bootstrap(options))["epp"]["transport_socket"]["typed_config"]
+
+    assert tls["sni"] == "epp.ns"
+    assert tls["common_tls_context"]["validation_context"] == {
+        "trusted_ca": {"filename": "/ca.pem"},
+        "match_typed_subject_alt_names": [{"san_type": "DNS", "matcher": {"exact": "epp.ns"}}],
+    }
+
+
+@pytest.mark.parametrize(
+    ("epp", "kind"), [("10.0.0.1:9002", "STATIC"), ("[::1]:9002", "STATIC"), ("epp.ns.svc:9002", "STRICT_DNS")]
+)
+def test_an_epp_that_is_named_is_looked_up(epp: str, kind: str) -> None:
+    assert clusters(bootstrap(BootstrapOptions(epp=epp)))["epp"]["type"] == kind
+
+
+def test_breakers_and_timeouts_are_those_asked_for() -> None:
+    options = BootstrapOptions(
+        epp=EPP, max_connections=7, max_requests=9, connect_timeout_s=0.5, request_timeout_s=60, retries=2
+    )
+    both = clusters(bootstrap(options)).values()
+    (route,) = routes(options)
+
+    assert [c["connect_timeout"] for c in both] == ["0.5s", "0.5s"]
+    # Envoy's own limit of 3 retries at a time would make a lost endpoint felt by all but three requests.
+    limits = {"max_connections": 7, "max_pending_requests": 9, "max_requests": 9, "max_retries": 9}
+    assert [c["circuit_breakers"]["thresholds"] for c in both] == [[limits], [limits]]
+    assert (route["route"]["timeout"], route["route"]["retry_policy"]["num_retries"]) == ("60s", 2)
+
+
+def test_request_ids_of_clients_are_left_alone() -> None:
+    found = manager(bootstrap(BootstrapOptions(epp=EPP)))
+
+    assert found["preserve_external_request_id"] is True
+    assert found["request_id_extension"]["typed_config"]["pack_trace_reason"] is False
+
+
+def test_histograms_are_kept_when_asked_for() -> None:
+    assert "stats_config" in bootstrap(BootstrapOptions(epp=EPP))
+    assert "stats_config" not in bootstrap(BootstrapOptions(epp=EPP, histograms=True))
+
+
+# --- response bodies of a sample -----------------------------------------------------------------------------------------
+
+
+def test_a_sample_is_a_first_route_that_overrides_a_filter_which_sends_no_response_bodies() -> None:
+    options = BootstrapOptions(epp=EPP, response_body_fraction=0.1, retries=1)
+    sample, others = routes(options)
+    override = sample["typed_per_filter_config"]["envoy.filters.http.ext_proc"]["overrides"]["processing_mode"]
+    by_default = ext_proc(options)["processing_mode"]
+
+    assert (by_default["response_body_mode"], override["response_body_mode"]) == ("NONE", "FULL_DUPLEX_STREAMED")
+    assert by_default | {"response_body_mode": "FULL_DUPLEX_STREAMED"} == override
+    assert "typed_per_filter_config" not in others
+    assert "runtime_fraction" not in others["match"]
+    assert sample["route"] == others["route"]
+
+
+@given(fraction=st.one_of(st.floats(0, 1), st.integers(0, 10_000).map(lambda n: n / 10_000)))
+def test_any_fraction_is_said_to_the_millionth(fraction: float) -> None:
+    sample, _ = routes(BootstrapOptions(epp=EPP, response_body_fraction=fraction))
+    said = sample["match"]["runtime_fraction"]["default_value"]
+
+    assert abs(said["numerator"] / DENOMINATORS[said["denominator"]] - fraction) <= 5e-7
+
+
+def test_the_fraction_can_be_changed_through_the_admin_port() -> None:
+    options = BootstrapOptions(epp=EPP, response_body_fraction=0.1)
+    layers = bootstrap(options)["layered_runtime"]
+
+    assert routes(options)[0]["match"]["runtime_fraction"]["runtime_key"] == "epp.response_bodies"
+    assert layers == {"layers": [{"name": "admin", "admin_layer": {}}]}
+
+
+@pytest.mark.parametrize("fraction", [-0.1, 1.1])
+def test_a_fraction_that_is_none_is_refused(fraction: float) -> None:
+    with pytest.raises(ValueError, match=r"is not in 0\.\.1"):
+        BootstrapOptions(epp=EPP, response_body_fraction=fraction)
+
+
+def test_filter_and_routes_are_those_of_the_whole_bootstrap() -> None:
+    options = BootstrapOptions(epp=EPP, response_body_fraction=0.1)
+    whole = manager(bootstrap(options))
+
+    part = filter_and_routes(options)
+
+    assert part["http_filters"] == whole["http_filters"][:-1]
+    assert part["routes"] == whole["route_config"]["virtual_hosts"][0]["routes"]
+
+
+# --- which bodies to send ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("readers", "fail_open", "modes"),
+    [
+        (PARSING, False, (FULL, FULL)),
+        (PARSING, True, (BUFFERED, FULL)),
+        (BLIND, False, (NONE, NONE)),
+        (BLIND, True, (NONE, NONE)),
+        (WATCHING, False, (NONE, FULL)),
+    ],
+)
+def test_by_default_what_is_read_is_sent(readers: Readers, fail_open: bool, modes: tuple[BodyMode, BodyMode]) -> None:
+    chosen = choose(readers, fail_open=fail_open)
+
+    assert (chosen.request, chosen.response) == modes
+    assert chosen.response_fraction is None
+    assert chosen.warnings == ()
+
+
+def test_responses_have_no_parser_where_requests_are_not_sent() -> None:
+    assert choose(PARSING, request=RequestBodies.NONE).response is NONE
+
+
+@given(
+    readers=st.sampled_from([PARSING, BLIND, WATCHING]),
+    request=st.sampled_from(RequestBodies),
+    response=st.sampled_from(ResponseBodies),
+    fail_open=st.booleans(),
+)
+def test_what_is_asked_for_is_what_one_gets(
+    readers: Readers, request: RequestBodies, response: ResponseBodies, fail_open: bool
+) -> None:
+    fraction = 0.25 if response is ResponseBodies.SAMPLED else None
+    asked_request = {RequestBodies.ALL: FULL, RequestBodies.BUFFERED: BUFFERED, RequestBodies.NONE: NONE}
+    asked_response = {ResponseBodies.ALL: FULL, ResponseBodies.SAMPLED: FULL, ResponseBodies.NONE: NONE}
+
+    chosen = choose(readers, request=request, response=response, fraction=fraction, fail_open=fail_open)
+
+    assert chosen.request is asked_request.get(request, chosen.request)
+    assert chosen.response is asked_response.get(response, chosen.response)
+    assert chosen.response_fraction == fraction
+
+
+@pytest.mark.parametrize(
+    ("readers", "asked", "said"),
+    [
+        (PARSING, {"request": RequestBodies.NONE}, "openai-parser would read them"),
+        (PARSING, {"request": RequestBodies.ALL, "fail_open": True}, "use buffered"),
+        (BLIND, {"response": ResponseBodies.ALL}, "nothing in the configuration reads them"),
+        (BLIND, {"response": ResponseBodies.SAMPLED, "fraction": 0.1}, "nothing in the configuration reads them"),
+    ],
+)
+def test_a_choice_that_does_not_fit_comes_with_a_warning(readers: Readers, asked: dict[str, Any], said: str) -> None:
+    (warning,) = choose(readers, **asked).warnings
+
+    assert said in warning
+
+
+def test_the_reason_says_what_is_lost() -> None:
+    _, without = choose(PARSING, response=ResponseBodies.NONE).why
+    _, sampled = choose(WATCHING, response=ResponseBodies.SAMPLED, fraction=0.005).why
+
+    assert "no token counts" in without
+    assert "for 0.5 % of requests" in sampled
+    assert "nothing for chunk-counter" in sampled
+
+
+# --- everything ----------------------------------------------------------------------------------------------------------
+
+
+@given(duration_s=st.floats(0, 1e6))
+def test_durations_are_right_to_the_millisecond(duration_s: float) -> None:
+    assert abs(float(seconds(duration_s).removesuffix("s")) - duration_s) <= 0.0005001
+
+
+def test_everything_listens_on_loopback_only_unless_told_otherwise() -> None:
     config: dict[str, Any] = bootstrap(BootstrapOptions(epp=EPP, listen_port=8081, admin_port=0))
 
     assert config["admin"]["address"]["socket_address"] == {"address": "127.0.0.1", "port_value": 0}
@@ -142,6 +336,13 @@ def test_everything_listens_on_loopback_only() -> None:
         "address": "127.0.0.1",
         "port_value": 8081,
     }
+
+
+def test_listener_and_admin_may_be_elsewhere() -> None:
+    config: dict[str, Any] = bootstrap(BootstrapOptions(epp=EPP, listen_host="::", admin_host="10.0.0.1"))
+
+    assert config["static_resources"]["listeners"][0]["address"]["socket_address"]["address"] == "::"
+    assert config["admin"]["address"]["socket_address"]["address"] == "10.0.0.1"
 
 
 @given(
@@ -182,7 +383,9 @@ def test_any_ip_and_port_becomes_a_socket_address(
     assert socket_address(f"{host}:{port}") == {"socket_address": {"address": str(address), "port_value": port}}
 
 
-@pytest.mark.parametrize("malformed", ["", "127.0.0.1", ":80", "127.0.0.1:", "127.0.0.1:http", "127.0.0.1:-1"])
+@pytest.mark.parametrize(
+    "malformed", ["", "127.0.0.1", ":80", "127.0.0.1:", "127.0.0.1:http", "127.0.0.1:-1", "127.0.0.1:²"]
+)
 def test_a_malformed_address_is_named_in_the_error(malformed: str) -> None:
     with pytest.raises(ValueError, match="is not an address of the form ip:port") as caught:
         bootstrap(BootstrapOptions(epp=malformed))
