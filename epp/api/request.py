@@ -21,11 +21,12 @@ class Prompt(msgspec.Struct, frozen=True):
 
     data: bytes
     tokenized: bool = False
+    size_bytes: int = 0  # where `data` is only the beginning: the length of all of it
 
     @property
     def token_count(self) -> int:
-        """Tokens: exact when tokenized, else estimated at four bytes each, rounded up. Both are ceil(len / 4)."""
-        return (len(self.data) + 3) // 4
+        """Tokens: exact when tokenized, else estimated at four bytes each, rounded up. Both are ceil(bytes / 4)."""
+        return ((self.size_bytes or len(self.data)) + 3) // 4
 
 
 class Usage(msgspec.Struct, frozen=True):

@@ -20,6 +20,7 @@ from epp_plugins.parsers.prompts import (
     add_media,
     add_raw,
     joined,
+    utf8,
 )
 
 
@@ -87,10 +88,10 @@ class AnthropicParser(JsonParser):
 
 def _add_content(pieces: Pieces, content: str | Sequence[Block] | None) -> None:
     if isinstance(content, str):
-        pieces += (FIELD, content.encode())
+        pieces += (FIELD, utf8(content))
         return
     for block in content or ():
         if block.text is not None:
-            pieces += (FIELD, block.text.encode())
+            pieces += (FIELD, utf8(block.text))
         add_media(pieces, block.source)
         add_raw(pieces, block.thinking, block.name, block.input, block.content)

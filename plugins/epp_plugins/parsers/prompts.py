@@ -24,7 +24,25 @@ FIELD: Final = b"\xfe"
 MEDIA: Final = b"\xfd"
 HEADER: Final = b"\xfc"
 ABSENT: Final = msgspec.Raw(b"")
+# No more of a prompt is kept for comparing prefixes: a hundred megabytes of text shall not be in memory several times over.
+# It is eight times what producers compare by default (131072 tokens).
+KEPT_BYTES: Final = 4 * 1024 * 1024
 _NULL: Final = msgspec.Raw(b"null")
+
+
+class _Beginning(bytes):
+    """The beginning of a long text, and how many bytes of it (at least, for other than ASCII) are left out."""
+
+    rest_bytes: int
+
+
+def utf8(text: str) -> bytes:
+    """A text's bytes; of one beyond KEPT_BYTES the beginning."""
+    if len(text) <= KEPT_BYTES:
+        return text.encode()
+    beginning = _Beginning(text[:KEPT_BYTES].encode())
+    beginning.rest_bytes = len(text) - KEPT_BYTES
+    return beginning
 
 
 class _Source(msgspec.Struct):
@@ -55,7 +73,7 @@ class Part(msgspec.Struct, gc=False):
 
     def add_to(self, pieces: Pieces) -> None:
         if self.text is not None:
-            pieces += (FIELD, self.text.encode())
+            pieces += (FIELD, utf8(self.text))
             return
         pieces += (FIELD, (self.refusal or self.type or "").encode())
         add_media(pieces, self.image_url, self.video_url, self.audio_url, self.input_audio, self.image_embeds)
@@ -74,7 +92,7 @@ class Message(msgspec.Struct, gc=False):
     def add_to(self, pieces: Pieces) -> None:
         content = self.content
         if isinstance(content, str):
-            pieces += (MESSAGE, (self.role or "").encode(), FIELD, content.encode())
+            pieces += (MESSAGE, (self.role or "").encode(), FIELD, utf8(content))
         else:
             add_message(pieces, self.role, content)
         if self.reasoning_content is self.tool_calls is self.name is ABSENT:
@@ -110,11 +128,11 @@ def add_message(pieces: Pieces, role: str | None, content: str | Sequence[str | 
     """A message's mark, its role, and its texts and media. A text counts the same alone and as the only part."""
     pieces += (MESSAGE, (role or "").encode())
     if isinstance(content, str):
-        pieces += (FIELD, content.encode())
+        pieces += (FIELD, utf8(content))
     elif content is not None:
         for part in content:
             if isinstance(part, str):
-                pieces += (FIELD, part.encode())
+                pieces += (FIELD, utf8(part))
             else:
                 part.add_to(pieces)
 
@@ -141,8 +159,17 @@ def add_header(pieces: Pieces, name: bytes, *values: msgspec.Raw) -> None:
 
 
 def joined(pieces: Pieces) -> Prompt:
-    """The prompt that `pieces` make."""
-    return Prompt(b"".join(pieces))
+    """The prompt that `pieces` make, of a very long one the beginning."""
+    size = sum(map(len, pieces))
+    if size < KEPT_BYTES:
+        return Prompt(b"".join(pieces))
+    kept, left = [], KEPT_BYTES
+    for piece in pieces:
+        kept.append(piece[:left])
+        left -= len(kept[-1])
+        if isinstance(piece, _Beginning):
+            size += piece.rest_bytes
+    return Prompt(b"".join(kept), size_bytes=size)
 
 
 def text_prompts(value: Texts) -> tuple[Prompt, ...]:
@@ -153,7 +180,7 @@ def text_prompts(value: Texts) -> tuple[Prompt, ...]:
     if not value:
         return ()
     if isinstance(value, str):
-        return (Prompt(value.encode()),)
+        return (joined([utf8(value)]),)
     if isinstance(value[0], int):
         return (token_prompt(value),)
     return tuple(_prompt(one) for one in value)
@@ -161,7 +188,7 @@ def text_prompts(value: Texts) -> tuple[Prompt, ...]:
 
 def _prompt(value: str | int | list[int]) -> Prompt:
     if isinstance(value, str):
-        return Prompt(value.encode())
+        return joined([utf8(value)])
     if isinstance(value, int):
         raise ValueError("token ids and texts are mixed")
     return token_prompt(value)
