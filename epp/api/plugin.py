@@ -50,6 +50,10 @@ class Metrics(Protocol):
     ) -> Metric: ...
 
 
+async def no_waiting(seconds: float) -> None:
+    """A `Handle.sleep` that returns at once, for checks and tests."""
+
+
 class Handle(msgspec.Struct, frozen=True):
     """What the service lends to a plugin. Tests pass their own clock and random source."""
 
@@ -60,6 +64,7 @@ class Handle(msgspec.Struct, frozen=True):
     log: logging.Logger
     metrics: Metrics
     pool_name: str = ""
+    sleep: Callable[[float], Awaitable[None]] = no_waiting  # seconds, for methods that may return an awaitable
     plugins: Mapping[str, Plugin] = {}  # those that the plugin's `refers_to` names
 
     def plugin(self, name: str, kind: type[P]) -> P:
@@ -168,7 +173,7 @@ class Screener(Plugin):
 class DataProducer(Plugin):
     """Publishes data in `request.data` under the keys of `produces()`."""
 
-    timeout_s: ClassVar[float] = 0.4
+    timeout_s: float = 0.4  # how long `produce` may wait
 
     def produce(self, request: Request, candidates: Candidates) -> Awaitable[None] | None:
         raise NotImplementedError

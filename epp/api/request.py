@@ -154,6 +154,7 @@ class Response:
         "first_chunk_s",
         "headers",
         "last_chunk_s",
+        "refusal",
         "served_endpoint",
         "set_headers",
         "size_bytes",
@@ -181,6 +182,7 @@ class Response:
         self.last_chunk_s: float | None = None
         self.ended_s: float | None = None
         self.termination = Termination.COMPLETE
+        self.refusal = ""  # the code of the error that the picker answered with, see `epp.api.Code`
 
 
 class ProfileResult(msgspec.Struct, frozen=True):

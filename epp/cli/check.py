@@ -47,8 +47,11 @@ def check(arguments: Sequence[str]) -> int:
     except InvalidConfig as error:
         print_problems(error.problems)
         return 2
-    print_problems(resolved_of(pipeline).warnings)
-    print(to_yaml(resolved_of(pipeline)) if options.output == "yaml" else describe(pipeline), end="")
+    if options.output == "yaml":
+        print_problems(resolved_of(pipeline).warnings)
+        print(to_yaml(resolved_of(pipeline)), end="")
+    else:
+        print(describe(pipeline), end="")
     return 0
 
 

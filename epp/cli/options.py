@@ -213,7 +213,7 @@ GROUPS: Final = (
             size("grpc-max-recv-msg-size", None, "largest gRPC message to receive; without it 4Mi"),
             size("grpc-max-send-msg-size", None, "largest gRPC message to send; without it no limit"),
             switch("grpc-enable-compression", False, "compress gRPC messages", note=NO_EFFECT),
-            switch("health-checking", False, "also answer health checks on the ext_proc port"),
+            switch("health-checking", False, "answer health checks on the ext_proc port, too", note="they always are"),
         ),
     ),
     Group(

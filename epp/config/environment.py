@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
 
 from epp.api import Fleet, Handle, Metrics, Plugin
+from epp.api.plugin import no_waiting
 from epp.scheduling.observer import Observer, Unobserved
 
 
@@ -23,6 +24,7 @@ class Environment(msgspec.Struct, frozen=True):
     pool_name: str = ""
     observer: Observer = Unobserved()
     allow_experimental: bool = False
+    sleep: Callable[[float], Awaitable[None]] = no_waiting
 
     def handle(self, name: str, *, plugins: Mapping[str, Plugin] | None = None) -> Handle:
         """The handle of the plugin instance `name`, which refers to `plugins`; its logger is a child of that name."""
@@ -34,5 +36,6 @@ class Environment(msgspec.Struct, frozen=True):
             log=self.log.getChild(name),
             metrics=self.metrics,
             pool_name=self.pool_name,
+            sleep=self.sleep,
             plugins=plugins or {},
         )

@@ -29,6 +29,7 @@ from epp.api import (
 from epp.config.pipeline import Pipeline
 from epp.data.datastore import Datastore
 from epp.director.encoding import Encodings
+from epp.director.preference import check_preference
 from epp.director.waiting import Path, Wait
 from epp.extproc.exchange import Destination, RequestHead
 from epp.observability.bodies import BodyWatch
@@ -100,6 +101,8 @@ class Director:
             if not len(candidates):
                 raise _no_endpoints(_NO_CANDIDATES)
         result = self._schedule(pipeline, request, candidates, timed=timed)
+        if "prefer" in request.headers:
+            check_preference(request, result)
         self._account(pipeline, request, result, timed=timed)
         request.payload.forget_prompts()
         return self._destination(request, result, body)

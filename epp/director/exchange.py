@@ -81,6 +81,8 @@ class RequestExchange:
         return destination
 
     def refused(self, error: RequestError) -> None:
+        self.response.status = error.http_status
+        self.response.refusal = error.code.value
         self._director.recorder.request_refused(self.request, error.code)
 
     def failed(self, where: str, error: Exception) -> None:

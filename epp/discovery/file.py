@@ -93,7 +93,8 @@ class FileDiscovery:
             return Changes()
         changes = self._apply(file)
         if changes:
-            _log.info("endpoints file %s: %d endpoints; %s", self.path, len(self._specs), changes)
+            fields = {"added": changes.added, "removed": changes.removed, "relabelled": changes.relabelled}
+            _log.info("endpoints file %s: %d endpoints", self.path, len(self._specs), extra={"fields": fields})
         return changes
 
     async def _watch_directory(self) -> None:

@@ -15,6 +15,10 @@ DESTINATION = "x-gateway-destination-endpoint"
 DESTINATION_SERVED = "x-gateway-destination-endpoint-served"
 
 
+# As many as the EPP allows on a connection; by itself Envoy 1.40 opens another one from 1024 on.
+_EPP_STREAMS = 4096
+
+
 def epp_cluster(options: BootstrapOptions) -> JsonObject:
     """The EPP: HTTP/2, with or without TLS."""
     cluster: JsonObject = {
@@ -22,7 +26,9 @@ def epp_cluster(options: BootstrapOptions) -> JsonObject:
         **_lookup(options.epp),
         "lb_policy": "LEAST_REQUEST",
         **_common(options),
-        "typed_extension_protocol_options": _http_options({"http2_protocol_options": {}}),
+        "typed_extension_protocol_options": _http_options(
+            {"http2_protocol_options": {"max_concurrent_streams": _EPP_STREAMS}}
+        ),
         "load_assignment": _assignment(EPP_CLUSTER, [options.epp]),
     }
     if options.epp_tls:

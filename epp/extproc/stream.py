@@ -32,7 +32,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from epp.api import Code, RequestError, Termination
-from epp.extproc import codec
+from epp.extproc import codec, wire
 from epp.extproc.exchange import BodyMode, Destination, Exchange, RequestHead, ResponseHead
 from epp.extproc.gen import ext_proc_pb2 as pb
 
@@ -310,7 +310,10 @@ class Stream:
         out = self._pass_on(chunk, last=last)
         metadata = self._final_metadata() if last else _NO_METADATA
         if self._response_mode is BodyMode.FULL_DUPLEX_STREAMED:
-            if out or last or not chunk:
+            if not metadata and len(out) <= codec.BODY_CHUNK_BYTES:
+                if out or last or not chunk:
+                    self.replies.append(wire.streamed_reply("response_body", out, end=last))
+            else:
                 self.replies.extend(codec.streamed_replies("response_body", out, end=last, metadata=metadata))
         else:
             changed = None if out is chunk else out

@@ -77,15 +77,21 @@ _OUTER: Final = {kind: bytes((number << 3 | 2,)) for kind, number in KINDS.items
 
 
 def streamed_reply(kind: str, body: bytes, *, end: bool) -> bytes:
-    """A piece of a full-duplex body, copied once: the lengths of the fields around it are worked out from the inside."""
-    size = len(body)
-    head = b"\x0a" + varint(size) if size else b""
-    tail = _END_OF_STREAM if end else b""
-    size += len(head) + len(tail)
+    """A piece of a full-duplex body."""
+    head = _streamed_head(kind, len(body), end)
+    return head + body + _END_OF_STREAM if end else head + body
+
+
+@lru_cache(maxsize=4096)
+def _streamed_head(kind: str, body_bytes: int, end: bool) -> bytes:
+    """All that stands before the body: the lengths of the fields around it, worked out from the inside."""
+    head = b"\x0a" + varint(body_bytes) if body_bytes else b""
+    size = body_bytes + len(head) + (len(_END_OF_STREAM) if end else 0)
     for tag in (b"\x1a", b"\x1a", b"\x0a", _OUTER[kind]):
-        head = tag + varint(size) + head
-        size += len(tag) + (1 if size < 0x80 else 2 if size < 0x4000 else 3)
-    return head + body + tail
+        opening = tag + varint(size)
+        head = opening + head
+        size += len(opening)
+    return head
 
 
 def empty_reply(kind: str) -> bytes:

@@ -134,7 +134,9 @@ class Recorder:
 
     def request_refused(self, request: Request | None, code: Code) -> None:
         """The client was told `code`. Without a request it was refused before anything was known about it."""
-        labels = self._series(request).labels if request is not None else ("", "", "", "")
+        labels = ("", "", "", "")
+        if request is not None:
+            labels = (request.incoming_model, request.model, request.fairness_id, str(request.priority))
         self._catalogue.request_error_total.labels(*labels, code.value).inc()
 
     def scheduled(self, request: Request, duration_s: float, target: Endpoint | None) -> None:

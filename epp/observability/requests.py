@@ -12,7 +12,7 @@ from epp.observability.logs import VERBOSE
 
 _COLUMNS: Final = (
     *("timestamp", "id", "model", "target_model", "status", "endpoint", "priority", "ttft_ms", "duration_ms"),
-    *("prompt_tokens", "completion_tokens", "cached_tokens", "termination"),
+    *("prompt_tokens", "completion_tokens", "cached_tokens", "termination", "refusal"),
 )
 _NO_TOKENS: Final = (None, None, None)
 
@@ -76,6 +76,7 @@ def _row(request: Request, response: Response) -> tuple[Any, ...]:
         None if response.ended_s is None else (response.ended_s - received_s) * 1e3,
         *tokens,
         response.termination.value,
+        response.refusal or None,
     )
 
 

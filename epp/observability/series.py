@@ -164,7 +164,8 @@ class Family(Child, Generic[C]):
     def _child(self, values: tuple[str, ...]) -> C:
         if len(values) != len(self.label_names):
             raise ValueError(f"{self.views[0].name}: {len(values)} label values for labels {self.label_names}")
-        folded = [str(v) for v in values]
+        # Bytes of a header that are not UTF-8 arrive as surrogates, which no page can show.
+        folded = [str(v).encode("utf-8", "backslashreplace").decode() for v in values]
         for position, names in self._fold_at:
             folded[position] = names.fold(folded[position])
         key = tuple(folded)

@@ -85,10 +85,10 @@ class Session:
         if not self._open:
             return
         self._open = False
+        self._service.open_streams -= 1
         self._stream.aborted()
         self._drop_unwanted()
         self._wake = _nobody  # the transport's call refers to this session: no circle may be left
-        self._service.open_streams -= 1
         recorder = self._service.director.recorder
         if self._stream.unexpected:
             recorder.message_unexpected(self._stream.unexpected)
@@ -107,6 +107,8 @@ class Session:
             path.close()
             if inspect.iscoroutine(wait.awaitable):
                 wait.awaitable.close()
+            elif asyncio.isfuture(wait.awaitable):
+                wait.awaitable.cancel()
 
         self._task = asyncio.get_running_loop().create_task(self._finish(path, wait))
         self._task.add_done_callback(clean)
@@ -131,7 +133,9 @@ class Session:
 async def _drive(path: Path, wait: Wait) -> Destination:
     while True:
         try:
-            await asyncio.wait_for(wait.awaitable, wait.timeout_s)
+            # Not wait_for: in Python 3.11 it swallows a cancellation that comes when what it waits for is done.
+            async with asyncio.timeout(wait.timeout_s):
+                await wait.awaitable
         except BaseException as error:
             step = _step(path, error)
         else:

@@ -7,27 +7,33 @@ makes all of them again; without the flag it says which are stale, and its exit 
 from __future__ import annotations
 
 import inspect
+import logging
+import random
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from time import monotonic
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
 import epp.api.plugin as extension_points
-from epp.api import Endpoint, Fleet, Plugin
+from epp.api import Endpoint, Fleet, Handle, Metric, Plugin
+from epp.cli.flags import NO_EFFECT
+from epp.cli.options import GROUPS
 from epp.config.roles import words_for
 from epp.observability.catalogue import Catalogue
 from epp.observability.metrics import Recorder
 from epp.observability.series import Names
 from epp_plugins.registry import ALIASES, BUILTIN, REPLACED
+from tests.support.plugins import NoMetrics
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 
-_TABLE: Final = re.compile(r"(<!-- table: ([a-z-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+_TABLE: Final = re.compile(r"(<!-- table: ([a-z-]+) -->\n).*?( *<!-- end of table -->)", re.DOTALL)
 # The order of the kinds in the table of plugins: that in which a request meets them, then what is beside it.
 _KINDS: Final = (
     *("parser", "request header processor", "screener", "data producer", "admitter", "profile handler", "decider"),
@@ -36,6 +42,10 @@ _KINDS: Final = (
 )
 # A rule that its first sentence tells, instead of only what the plugin is for.
 _TOLD_BY_RULE: Final = ("filter", "scorer", "picker", "saturation detector")
+# Parameters for plugins that need some and have metrics.
+_EXAMPLES: Final[Mapping[str, Mapping[str, Any]]] = {
+    "disaggregatedset-rollout-screener": {"scope": {"labelSelector": "set"}, "revisionGating": {"mode": "disabled"}},
+}
 _METHODS_OF_ALL: Final = frozenset(("produces", "consumes", "refers_to"))
 
 
@@ -109,6 +119,12 @@ def _capitalised(text: str) -> str:
     return text if text[1:2].isupper() else text[:1].upper() + text[1:]
 
 
+def flags_without_effect() -> str:
+    """`--a`, `--b`, ...: flags of the Go EPP that are accepted and do nothing."""
+    flags = [f"`--{flag.name}`" for group in GROUPS for flag in group.flags if flag.note == NO_EFFECT]
+    return textwrap.indent(textwrap.fill(", ".join(flags) + ".", 126, break_on_hyphens=False), "  ") + "\n"
+
+
 # --- extension points ----------------------------------------------------------------------------------------------------
 
 
@@ -139,7 +155,7 @@ def metric_table() -> str:
     """Every metric of the metrics page but the process's own. Names for the same numbers stand in one row."""
     rows: dict[tuple[str, str], list[str]] = {}
     optional = _names(stream_metrics=True) - _names(stream_metrics=False)
-    for names, kind, text in (*_families(), *_computed()):
+    for names, kind, text in (*_families(), *_computed(), *_of_plugins()):
         note = " With `--enable-grpc-stream-metrics`." if names[0].partition("{")[0] in optional else ""
         rows.setdefault((kind, text.removeprefix("[ALPHA] ") + note), []).extend(names)
     lines = ["| metric | type | meaning |", "|---|---|---|"]
@@ -178,6 +194,47 @@ def _computed() -> Iterator[tuple[list[str], str, str]]:
             yield [_with_labels(name, metric.samples[0].labels)], metric.type, metric.documentation
 
 
+def _of_plugins() -> list[tuple[list[str], str, str]]:
+    """The same of what in-tree plugins ask for when they are made."""
+    noted = _Noted()
+    for cls in BUILTIN.values():
+        if cls.type in _EXAMPLES or not any(field.required for field in msgspec.structs.fields(cls.Params)):
+            _made(cls, noted)
+    return [([name], kind, text) for name, (kind, text) in noted.asked.items()]
+
+
+def _made(cls: type[Plugin], metrics: _Noted) -> Plugin:
+    params = msgspec.convert(_EXAMPLES.get(cls.type, {}), cls.Params)
+    others = {name: _made(BUILTIN[name], metrics) for name, _ in cls.refers_to(params).values()}
+    log = logging.Logger("docs", logging.CRITICAL)  # beside the hierarchy: nobody reads that a type is deprecated
+    return cls(params, Handle(cls.type, Fleet(), monotonic, random.Random(0), log, metrics, plugins=others))
+
+
+class _Noted:
+    """`epp.api.Metrics` that notes what it is asked for, and lets `NoMetrics` answer."""
+
+    def __init__(self) -> None:
+        self.asked: dict[str, tuple[str, str]] = {}  # name with labels: kind and text
+        self._answer = NoMetrics()
+
+    def counter(self, name: str, documentation: str, labels: Sequence[str] = ()) -> Metric:
+        self._note("counter", name if name.endswith("_total") else f"{name}_total", documentation, labels)
+        return self._answer.counter(name, documentation, labels)
+
+    def gauge(self, name: str, documentation: str, labels: Sequence[str] = ()) -> Metric:
+        self._note("gauge", name, documentation, labels)
+        return self._answer.gauge(name, documentation, labels)
+
+    def histogram(
+        self, name: str, documentation: str, labels: Sequence[str] = (), *, buckets: Sequence[float] = ()
+    ) -> Metric:
+        self._note("histogram", name, documentation, labels)
+        return self._answer.histogram(name, documentation, labels, buckets=buckets)
+
+    def _note(self, kind: str, name: str, text: str, labels: Sequence[str]) -> None:
+        self.asked[_with_labels(name, labels)] = (kind, text if text.endswith(".") else f"{text}.")
+
+
 def _with_labels(name: str, labels: Iterable[str]) -> str:
     listed = ", ".join(labels)
     return f"{name}{{{listed}}}" if listed else name
@@ -188,6 +245,7 @@ def _with_labels(name: str, labels: Iterable[str]) -> str:
 TABLES: Final[Mapping[str, Callable[[], str]]] = {
     "plugins": plugin_table,
     "former-plugin-types": former_table,
+    "flags-without-effect": flags_without_effect,
     "extension-points": extension_point_table,
     "metrics": metric_table,
 }

