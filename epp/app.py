@@ -93,6 +93,7 @@ class Service:
             pool_name=pool,
             observer=self.recorder,
             allow_experimental=options.allow_experimental_plugins,
+            sleep=asyncio.sleep,
         )
         self.registry = make_registry()
         pipeline = build(loaded, self.registry, self.environment)

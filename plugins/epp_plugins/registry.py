@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from epp.api import ConfigError, Plugin
+from epp_plugins.builtin_more import MORE
 from epp_plugins.builtin_parsers import PARSERS
 from epp_plugins.builtin_scheduling import SCHEDULING
 from epp_plugins.datalayer.core_metrics_extractor import CoreMetricsExtractor
@@ -25,7 +26,7 @@ def by_type(classes: Iterable[type[Plugin]]) -> dict[str, type[Plugin]]:
     return table
 
 
-BUILTIN: Final[dict[str, type[Plugin]]] = by_type((*SCHEDULING, *PARSERS, *DATA_LAYER))
+BUILTIN: Final[dict[str, type[Plugin]]] = by_type((*SCHEDULING, *MORE, *PARSERS, *DATA_LAYER))
 
 # Former names of types that take the same parameters.
 ALIASES: Final[dict[str, str]] = {
@@ -39,6 +40,7 @@ REPLACED: Final[dict[str, tuple[str, ...]]] = {
     "disagg-headers-handler": ("disagg-profile-handler",),
     "prefill-header-handler": ("disagg-profile-handler",),
     "pd-profile-handler": ("disagg-profile-handler",),
+    "data-parallel-profile-handler": ("single-profile-handler",),
     "precise-prefix-cache-scorer": ("precise-prefix-cache-producer", "prefix-cache-scorer"),
     "active-request-filter": ("utilization-filter",),
     "predicted-latency-scorer": ("predicted-latency-producer", "latency-scorer"),

@@ -13,7 +13,9 @@ from epp.api import (
     DataProducer,
     Handle,
     Medium,
+    PreRequest,
     Request,
+    SchedulingResult,
     TokenizedPrompt,
     data_key,
 )
@@ -28,12 +30,13 @@ class VllmBackend(msgspec.Struct, frozen=True, forbid_unknown_fields=True, renam
     mm_timeout: str = "30s"
 
 
-class TokenProducer(DataProducer):
+class TokenProducer(DataProducer, PreRequest):
     """Publishes TokenizedPrompt: the prompts as the parser read them (ids of tokens, or text taken as four bytes a token).
 
     Each medium counts as one token, since its size is not known. Media of prompts that came as token ids are not told apart
-    from tokens. The backend `vllm`, which asks a server for the real tokens, is refused: it belongs to the precise prefix
-    index. Of the Go EPP's token-producer this is the backend `estimate`.
+    from tokens. Once the destination is known the prompts are forgotten, as in the payload. The backend `vllm`, which asks a
+    server for the real tokens, is refused: it belongs to the precise prefix index. Of the Go EPP's token-producer this is the
+    backend `estimate`.
     """
 
     type = "token-producer"
@@ -58,3 +61,8 @@ class TokenProducer(DataProducer):
         prompts = request.payload.prompts
         media = tuple(Medium(content_hash) for prompt in prompts for content_hash in media_hashes(prompt))
         request.data[self._key] = TokenizedPrompt(prompts, media)
+
+    def pre_request(self, request: Request, result: SchedulingResult) -> None:
+        prompt: TokenizedPrompt | None = request.data.get(self._key)
+        if prompt is not None:
+            request.data[self._key] = TokenizedPrompt((), prompt.media)

@@ -91,7 +91,7 @@ schedulingProfiles:
 """
 # Configurations that llm-d ships. When the last of a sample's types is there, the sample loads.
 SAMPLES = {"S1": S1, "S2": S2, "S3": S3, "S4": S4, "S5": S5}
-LOADED = {"S1"}
+LOADED = {"S1", "S3", "S4", "S5"}
 
 
 def registry() -> Registry:

@@ -1,0 +1,1 @@
+"""Admitters: refuse requests once all is known about them."""

@@ -1,0 +1,1 @@
+"""Screeners: narrow the candidates of the whole request, before any profile runs."""
