@@ -13,6 +13,7 @@ import math
 import random
 import ssl
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -245,7 +246,7 @@ class _Scraper:
         self._expected = connection
         task = self._loop.create_task(self._open_connection(connection))
         self._opening.add(task)
-        task.add_done_callback(self._opened)
+        task.add_done_callback(partial(self._opened, connection))
 
     async def _open_connection(self, connection: HttpConnection) -> None:
         host, port = self._address
@@ -259,8 +260,12 @@ class _Scraper:
                 self._expected = None
                 self._fail(f"cannot connect: {error}")
 
-    def _opened(self, task: asyncio.Task[None]) -> None:
+    def _opened(self, connection: HttpConnection, task: asyncio.Task[None]) -> None:
         self._opening.discard(task)
+        if task.cancelled():
+            # uvloop, cancelled between connection_made and its return, frees the socket without a connection_lost.
+            connection.abort()
+            self._open.discard(connection)
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("connecting to endpoint %s went wrong", self._endpoint.name, exc_info=error)
         self._check_finished()

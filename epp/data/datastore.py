@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
 import msgspec
@@ -83,9 +83,9 @@ class Datastore:
         """The objective's priority, 0 when it is not known."""
         return self.objectives.priority_of(objective)
 
-    def rewrite(self, model: str) -> tuple[str, str] | None:
-        """Name of the rewrite and target model, for a request that asks for `model`."""
-        return self.rewrites.rewrite(model)
+    def rewrite(self, model: str, headers: Mapping[str, str] | None = None) -> tuple[str, str] | None:
+        """Name of the rewrite and target model, for a request that asks for `model` and carries `headers`."""
+        return self.rewrites.rewrite(model, headers)
 
     # --- changes ---------------------------------------------------------------------------------------------------------
 

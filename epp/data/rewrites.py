@@ -1,12 +1,14 @@
 """Which model a request is sent on for (InferenceModelRewrite). Pure; fed by whoever knows the rules.
 
-A rule for exactly the asked model beats a rule for every model. Among equals the older rewrite wins, then the earlier rule.
+A rule for exactly the asked model beats a rule for every model. Among equals the rule that asks for more headers wins, then
+the older rewrite, then the earlier rule.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Final
 
 import msgspec
 
@@ -19,10 +21,14 @@ class RewriteTarget(msgspec.Struct, frozen=True):
 
 
 class RewriteRule(msgspec.Struct, frozen=True):
-    """Targets for requests that ask for one of `models`; no models: for any request."""
+    """Targets for requests that ask for one of `models` (none: for any model) and carry all of `headers`.
+
+    A header is its name in lower case and the value that it has to have.
+    """
 
     targets: tuple[RewriteTarget, ...]
     models: frozenset[str] = frozenset()
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 class ModelRewrite(msgspec.Struct, frozen=True):
@@ -34,25 +40,39 @@ class ModelRewrite(msgspec.Struct, frozen=True):
     namespace: str = ""
 
 
+_NO_HEADERS: Final[Mapping[str, str]] = {}
+
+
+class _Choice(msgspec.Struct, frozen=True):
+    """A rule as it is looked up: the name of its rewrite, what it asks of the headers, its targets."""
+
+    name: str
+    headers: tuple[tuple[str, str], ...]
+    targets: tuple[RewriteTarget, ...]
+
+    def fits(self, headers: Mapping[str, str]) -> bool:
+        return all(headers.get(name) == value for name, value in self.headers)
+
+
 class Rewrites:
-    """The pool's rewrites, ready to be asked. The answer costs one or two look-ups and, for weights, one random number."""
+    """The pool's rewrites, ready to be asked. The answer costs one or two look-ups, those of headers, and a random number."""
 
     def __init__(self, *, rng: random.Random) -> None:
         self._rng = rng
         self._rewrites: dict[tuple[str, str], ModelRewrite] = {}
-        self._exact: dict[str, tuple[str, tuple[RewriteTarget, ...]]] = {}
-        self._generic: tuple[str, tuple[RewriteTarget, ...]] | None = None
+        self._exact: dict[str, list[_Choice]] = {}  # the first that fits is the one
+        self._generic: list[_Choice] = []
 
     def __len__(self) -> int:
         return len(self._rewrites)
 
-    def rewrite(self, model: str) -> tuple[str, str] | None:
+    def rewrite(self, model: str, headers: Mapping[str, str] | None = None) -> tuple[str, str] | None:
         """Name of the rewrite and target model for a request that asks for `model` ("" when it names none)."""
-        chosen = self._exact.get(model) or self._generic
-        if chosen is None:
-            return None
-        name, targets = chosen
-        return name, choose(targets, self._rng)
+        for choices in (self._exact.get(model, ()), self._generic):
+            for choice in choices:
+                if not choice.headers or choice.fits(headers or _NO_HEADERS):
+                    return choice.name, choose(choice.targets, self._rng)
+        return None
 
     def set(self, rewrite: ModelRewrite) -> None:
         """Add or change one."""
@@ -68,16 +88,18 @@ class Rewrites:
         self._index()
 
     def _index(self) -> None:
-        self._exact, self._generic = {}, None
+        self._exact, self._generic = {}, []
         for rewrite in sorted(self._rewrites.values(), key=lambda r: (r.created_s, r.namespace, r.name)):
             for rule in rewrite.rules:
                 if not rule.targets:
                     continue
-                found = (rewrite.name, rule.targets)
-                if not rule.models and self._generic is None:
-                    self._generic = found
+                choice = _Choice(rewrite.name, rule.headers, rule.targets)
+                if not rule.models:
+                    self._generic.append(choice)
                 for model in rule.models:
-                    self._exact.setdefault(model, found)
+                    self._exact.setdefault(model, []).append(choice)
+        for choices in (self._generic, *self._exact.values()):
+            choices.sort(key=lambda choice: -len(choice.headers))  # stable: age and order still decide among equals
 
 
 def choose(targets: tuple[RewriteTarget, ...], rng: random.Random) -> str:

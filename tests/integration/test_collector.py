@@ -442,4 +442,4 @@ SCENARIOS: tuple[Callable[[], object], ...] = (
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_it_works_the_same_on_uvloop(scenario: Callable[[], object]) -> None:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(scenario())  # type: ignore[arg-type]
+        runner.run(asyncio.wait_for(scenario(), 60))  # type: ignore[arg-type]
