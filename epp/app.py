@@ -17,6 +17,7 @@ import msgspec
 
 from epp import version
 from epp.api import ConfigError, Plugin, host_port
+from epp.app_reload import Reloader
 from epp.cli.options import NO_KUBERNETES, NO_SOURCE, RunOptions, Source, Transport, UsageError
 from epp.config import Environment, Loaded, Pipeline, Registry, build, describe, load_default, load_file, load_text
 from epp.config.resolved import DataLayer
@@ -26,10 +27,15 @@ from epp.data.engines import EngineConfig, Engines, load_engines, override_engin
 from epp.data.metrics_source import MetricsSource
 from epp.director.director import Director
 from epp.director.encoding import Encodings
+from epp.discovery.config_file import ConfigFileWatch
 from epp.discovery.file import FileDiscovery
+from epp.discovery.object_files import Pool
+from epp.discovery.objects import ObjectDiscovery
 from epp.discovery.static import parse_endpoints
 from epp.http2 import Limits
 from epp.observability.bodies import log_needs
+from epp.observability.explain import Decisions
+from epp.observability.explain_page import ExplainPage
 from epp.observability.logs import INFO, log_event
 from epp.observability.metrics import Recorder
 from epp.observability.requests import RequestLog
@@ -110,9 +116,14 @@ class Service:
             ),
             use_subset_hint=not options.disable_endpoint_subset_filter,
             emit_scores=options.emit_endpoint_scores,
+            decisions=Decisions(self.datastore.fleet, clock, keep=options.explain_decisions),
+            explain_header=options.explain_header,
         )
         self._collector = self._make_collector(pipeline)
         self._file_discovery = self._make_file_discovery(pipeline)
+        self._reloader = Reloader(self.director, self.registry, self.environment)
+        self._config_watch = self._make_config_watch(loaded)
+        self._objects = self._make_objects()
         self._service = ExtProc(self.director, max_body_bytes=options.max_request_body_bytes)
         self._ext_proc: LeanServer | GrpcServer | None = None
         self._health_server: LeanServer | GrpcServer | None = None
@@ -131,6 +142,9 @@ class Service:
         self.datastore.add_listener(self._collector)
         for listener in pipeline.endpoint_listeners:
             self.datastore.add_listener(listener)
+        if self._objects is not None:
+            self._objects.load()
+            self._spawn(self._objects.watch(), "objects")
         if self._file_discovery is not None:
             self._file_discovery.load()
             if self._follow_file(pipeline):
@@ -138,6 +152,8 @@ class Service:
         else:
             self.datastore.replace_all(parse_endpoints(options.endpoints))
             self.datastore.synced = True
+        if self._config_watch is not None:
+            self._spawn(self._config_watch.watch(), "configuration reload")
         self.health.synced = self.datastore.synced
         self._health_server = await self._open(options.health_host, options.health_port, "--grpc-health-port")
         self._ext_proc = await self._open(
@@ -198,7 +214,19 @@ class Service:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._collector.close()
-        log_event(_log, INFO, "stopped")
+        if self._http is not None:  # what never served has nothing to report but its error
+            log_event(_log, INFO, "stopped")
+
+    def notes(self) -> list[str]:
+        """What an operator should know though requests are served: files that are wrong, changes that wait."""
+        objects = self._objects.problems if self._objects is not None else ()
+        return [*self._reloader.notes(), *(f"objects: {problem}" for problem in objects)]
+
+    @property
+    def metrics_port(self) -> int:
+        """The port of the metrics page, once it is open."""
+        assert self._http is not None
+        return self._http.port
 
     # --- parts -------------------------------------------------------------------------------------------------------
 
@@ -218,6 +246,20 @@ class Service:
     def _follow_file(self, pipeline: Pipeline) -> bool:
         plugin = _discovery_plugin(pipeline)
         return plugin is not None and bool(plugin.params.watch_file)
+
+    def _make_config_watch(self, loaded: Loaded) -> ConfigFileWatch | None:
+        options = self._options
+        if not options.config_file or not options.config_reload:
+            return None
+        reloader = self._reloader
+        return ConfigFileWatch(options.config_file, changed=reloader.apply, unreadable=reloader.refuse, known=loaded)
+
+    def _make_objects(self) -> ObjectDiscovery | None:
+        options = self._options
+        if not options.objects_dir:
+            return None
+        pool = Pool(options.pool_name, namespace=options.pool_namespace, group=options.pool_group)
+        return ObjectDiscovery(options.objects_dir, self.datastore, pool)
 
     def _make_collector(self, pipeline: Pipeline) -> Collector:
         options = self._options
@@ -341,6 +383,8 @@ class Service:
             config=lambda: (describe(self.director.pipeline), self.director.pipeline.config_hash),
             plugins=lambda: plugins_state(self.director.pipeline.plugins),
             requests=self.request_log.recent,
+            explain=ExplainPage(self.director.decisions) if self.director.decisions.keeps else None,
+            notes=self.notes,
         )
 
     def _scrape_counts(self) -> Iterator[tuple[str, str, float]]:

@@ -18,6 +18,10 @@ Usage: epp COMMAND [flags]
 Commands:
   run           serve: pick an endpoint for every request that a gateway asks about
   check         read a configuration, show what it comes to and everything that is wrong with it
+  plugins       list the plugin types; show the parameters, defaults and data of one
+  schema        print the JSON Schema of configurations, for editors
+  new-plugin    write the beginning of a plugin package: a module, its test, its pyproject.toml
+  explain       tell why a running EPP chose an endpoint, and why not the others
   envoy-config  write an Envoy configuration that asks the EPP, with the body modes that its plugins need
   demo          a real Envoy, four real llama.cpp servers and the EPP, on loopback
   sim           simulated model servers, for tests
@@ -63,6 +67,30 @@ def _check(arguments: Sequence[str]) -> int:
     return check(arguments)
 
 
+def _plugins(arguments: Sequence[str]) -> int:
+    from epp.cli.plugins import plugins
+
+    return plugins(arguments)
+
+
+def _schema(arguments: Sequence[str]) -> int:
+    from epp.cli.schema import schema
+
+    return schema(arguments)
+
+
+def _new_plugin(arguments: Sequence[str]) -> int:
+    from epp.cli.new_plugin import new_plugin
+
+    return new_plugin(arguments)
+
+
+def _explain(arguments: Sequence[str]) -> int:
+    from epp.cli.explain import explain
+
+    return explain(arguments)
+
+
 def _envoy_config(arguments: Sequence[str]) -> int:
     from epp.cli.envoy_config import envoy_config
 
@@ -85,6 +113,10 @@ def _sim(arguments: Sequence[str]) -> int:
 _COMMANDS: Final[Mapping[str, Callable[[Sequence[str]], int]]] = {
     "run": _run,
     "check": _check,
+    "explain": _explain,
+    "plugins": _plugins,
+    "schema": _schema,
+    "new-plugin": _new_plugin,
     "envoy-config": _envoy_config,
     "demo": _demo,
     "sim": _sim,

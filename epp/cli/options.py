@@ -86,6 +86,7 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     config_file: str = ""
     config_text: str = ""
+    config_reload: bool = True
     allow_experimental_plugins: bool = False
 
     endpoints: tuple[str, ...] = ()  # as given: `epp.discovery.static` reads them
@@ -94,6 +95,7 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     pool_group: str = "inference.networking.k8s.io"
     endpoint_selector: str = ""
     endpoint_target_ports: tuple[int, ...] = ()
+    objects_dir: str = ""
     disable_endpoint_subset_filter: bool = False
     emit_endpoint_scores: bool = False
     ha_enable_leader_election: bool = False
@@ -138,6 +140,8 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     enable_pprof: bool = True
     enable_grpc_stream_metrics: bool = False
     fairness_id_metric_label_limit: int = 1000
+    explain_decisions: int = 10_000
+    explain_header: bool = False
 
     warnings: tuple[str, ...] = ()
 
@@ -171,6 +175,7 @@ GROUPS: Final = (
         (
             text("config-file", "", "EndpointPickerConfig file; without one the built-in default is used", unit="FILE"),
             text("config-text", "", "the configuration itself, instead of a file", unit="YAML"),
+            switch("config-reload", True, "follow changes of --config-file"),
             switch("allow-experimental-plugins", False, "load plugins that are marked as experimental"),
         ),
     ),
@@ -187,6 +192,13 @@ GROUPS: Final = (
                 "endpoint-selector", "", "pods to serve, by labels, instead of a pool", unit="SELECTOR", note=NO_EFFECT
             ),
             items("endpoint-target-ports", "ports of those pods, 1 to 8", integer, unit="PORT[,...]", note=NO_EFFECT),
+            text(
+                "objects",
+                "",
+                "directory of InferenceObjective and InferenceModelRewrite files, which is followed",
+                unit="DIR",
+                field="objects_dir",
+            ),
             switch("disable-endpoint-subset-filter", False, "ignore the proxy's subset hint"),
             switch("emit-endpoint-scores", False, "tell the proxy the scores, in dynamic metadata"),
             switch("ha-enable-leader-election", False, "be ready only while holding the lease", note=NO_EFFECT),
@@ -271,6 +283,10 @@ GROUPS: Final = (
             switch("enable-pprof", True, "profiles on the metrics port", note=NO_EFFECT),
             switch("enable-grpc-stream-metrics", False, "metrics of ext_proc streams"),
             number("fairness-id-metric-label-limit", 1000, "fairness ids that metrics tell apart"),
+            number("explain-decisions", 10_000, "decisions to keep for `epp explain`; 0: none"),
+            switch(
+                "explain-header", False, "trust callers: x-llm-epp-explain: 1 asks for an explanation in the response"
+            ),
         ),
     ),
 )
@@ -408,5 +424,7 @@ def _check_ranges(options: RunOptions) -> None:
             raise UsageError(f"--{flag}: {seconds:g}s is negative")
     if options.fairness_id_metric_label_limit < 0:
         raise UsageError(f"--fairness-id-metric-label-limit: {options.fairness_id_metric_label_limit} is negative")
+    if options.explain_decisions < 0:
+        raise UsageError(f"--explain-decisions: {options.explain_decisions} is negative")
     if not options.max_request_body_bytes:
         raise UsageError("--max-request-body: 0 would refuse every request")

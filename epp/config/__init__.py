@@ -7,7 +7,7 @@
 from epp.config.build import build, resolved_of
 from epp.config.describe import BodyNeeds, body_needs, describe
 from epp.config.environment import Environment
-from epp.config.load import load_default, load_file, load_text
+from epp.config.load import load_bytes, load_default, load_file, load_text
 from epp.config.model import Band, ConfigFile, FlowControl, Loaded
 from epp.config.pipeline import ParserTable, Pipeline
 from epp.config.problems import InvalidConfig, Place, Problem, Severity
@@ -38,6 +38,7 @@ __all__ = [
     "build",
     "config_hash",
     "describe",
+    "load_bytes",
     "load_default",
     "load_file",
     "load_text",

@@ -61,6 +61,12 @@ def load_file(path: str | Path) -> Loaded:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         problems.error(Place(), f"cannot read the file: {reason}")
         return Loaded(None, problems.found)
+    return load_bytes(content, str(path))
+
+
+def load_bytes(content: bytes, file: str) -> Loaded:
+    """Read the content of a file; `file` is the name that problems carry."""
+    problems = Problems(file)
     if len(content) > MAX_BYTES:
         problems.error(Place(), f"expected at most {MAX_BYTES} bytes")
         return Loaded(None, problems.found)
@@ -70,7 +76,7 @@ def load_file(path: str | Path) -> Loaded:
         line = content.count(b"\n", 0, error.start) + 1
         problems.error(Place("", line, 1), f"expected UTF-8 text, got the byte 0x{content[error.start]:02x}")
         return Loaded(None, problems.found)
-    return load_text(text, str(path))
+    return load_text(text, file)
 
 
 def _load(text: str, file: str) -> Loaded:

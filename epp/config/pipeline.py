@@ -67,7 +67,7 @@ class ParserTable:
     def _search(self, path: str) -> Parser:
         bare = path.partition("?")[0].rstrip("/") or "/v1/completions"
         for suffix, parser in self._by_suffix:
-            if bare.endswith(suffix) and (len(bare) == len(suffix) or bare[-len(suffix) - 1] == "/"):
+            if bare.endswith(suffix) and (len(bare) == len(suffix) or bare[-len(suffix) - 1] in "/."):
                 return parser
         if self.fallback is None:
             raise RequestError(Code.BAD_REQUEST, f"no parser registered matching path suffix for: {path}")
@@ -78,6 +78,7 @@ class Pipeline:
     """Plugins by extension point, each in configuration order (producers: providers before their consumers)."""
 
     __slots__ = (
+        "__weakref__",  # whoever swaps pipelines learns that the last request on one has ended
         "admitters",
         "config_hash",
         "endpoint_listeners",

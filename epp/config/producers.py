@@ -39,7 +39,9 @@ class DataFlow:
         for key in dict.fromkeys(key for name in self._heard() for key in self.consumes[name]):
             producer = key.partition("/")[2]
             taken = producer in self._draft.specs or producer in self._draft.left_out
-            if key not in published and _is_default(key) and not taken:
+            # One of this type under another name publishes under that name: it is there, and is not made again.
+            there = taken or self._draft.of_type(producer) is not None
+            if key not in published and _is_default(key) and not there:
                 wanted.append(producer)
         return wanted
 

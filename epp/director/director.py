@@ -33,17 +33,20 @@ from epp.director.preference import check_preference
 from epp.director.waiting import Path, Wait
 from epp.extproc.exchange import Destination, RequestHead
 from epp.observability.bodies import BodyWatch
+from epp.observability.explain import Decisions, Screening
 from epp.observability.metrics import Recorder
 from epp.observability.requests import PickFacts, RequestLog
 from epp.scheduling.observer import TIMED_EVERY
+from epp.scheduling.unavailable import Removed, Unavailable
 
 _BODILESS_METHODS: Final = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
 _NO_CANDIDATES: Final = "failed to find endpoint candidates for serving the request"
+_SUBSET_HINT: Final = "the proxy's subset hint"
 _PATH_HEADERS: Final = (":path", "x-original-path", "x-forwarded-path")
 
 
 class Director:
-    """What all requests share. `pipeline` may be replaced at any time; a request keeps the one it began with."""
+    """What all requests share. `use` replaces the pipeline at any time; a request keeps the one it began with."""
 
     def __init__(
         self,
@@ -56,12 +59,17 @@ class Director:
         encodings: Encodings,
         use_subset_hint: bool = True,
         emit_scores: bool = False,
+        decisions: Decisions | None = None,
+        explain_header: bool = False,
     ) -> None:
+        """`explain_header`: callers are trusted, and may ask for an explanation in a header of the response."""
         self.datastore = datastore
         self.pipeline = pipeline
         self.recorder = recorder
         self.request_log = request_log
         self.clock = clock
+        self.decisions = decisions if decisions is not None else Decisions(datastore.fleet, clock, keep=0)
+        self.explain_header = explain_header and self.decisions.keeps
         self.log = logging.getLogger("epp.director")
         self.bodies = BodyWatch(recorder.response_body_sent, self.log)
         self._encodings = encodings
@@ -99,13 +107,18 @@ class Director:
             # Rows of endpoints that went in the meantime may be others' by now.
             request.candidates = candidates = candidates.keep([e.alive for e in endpoints])
             if not len(candidates):
-                raise _no_endpoints(_NO_CANDIDATES)
+                raise _no_endpoints(_NO_CANDIDATES, len(endpoints), (("discovery", len(endpoints)),))
         result = self._schedule(pipeline, request, candidates, timed=timed)
         if "prefer" in request.headers:
             check_preference(request, result)
         self._account(pipeline, request, result, timed=timed)
         request.payload.forget_prompts()
         return self._destination(request, result, body)
+
+    def use(self, pipeline: Pipeline) -> None:
+        """Decide with `pipeline` from the next request on."""
+        self.pipeline = pipeline
+        self._timers.clear()  # they would keep the plugins that are gone
 
     def took(self, point: str, plugin: Plugin, duration_s: float) -> None:
         """A call of `plugin` at `point` that was timed."""
@@ -155,7 +168,7 @@ class Director:
         if request.payload.model is None and not request.payload.model_required:
             return
         request.model = headers.first_of(request.headers, headers.MODEL_REWRITE) or request.model
-        rule = self.datastore.rewrite(request.incoming_model)
+        rule = self.datastore.rewrite(request.incoming_model, request.headers)
         if rule is not None:
             name, request.model = rule
             self.recorder.model_rewritten(name, request.incoming_model, request.model)
@@ -177,9 +190,12 @@ class Director:
         if request.priority >= 0:
             return
         if pipeline.saturation_detector.saturation(self.datastore.fleet.candidates()) >= 1.0:
-            raise RequestError(
+            total = len(self.datastore.fleet)
+            raise Unavailable(
                 Code.RESOURCE_EXHAUSTED,
                 "system saturated, sheddable request dropped",
+                total=total,
+                removed=((pipeline.saturation_detector.name, total),),
                 headers={headers.DROPPED_REASON: "rejected-saturated"},
             )
 
@@ -189,22 +205,30 @@ class Director:
         if not len(candidates):
             if head.end_of_stream and subset is None:
                 # The Go EPP's answer to a request without a body while the pool is empty; clients know it.
-                raise RequestError(Code.INTERNAL, "no pods available in datastore")
-            raise _no_endpoints(_NO_CANDIDATES)
+                raise Unavailable(Code.INTERNAL, "no pods available in datastore", total=0)
+            total = len(self.datastore.fleet)
+            raise _no_endpoints(_NO_CANDIDATES, total, ((_SUBSET_HINT, total),))
         return candidates
 
     def _screen(self, pipeline: Pipeline, request: Request, candidates: Candidates) -> Candidates:
         if not pipeline.screeners:
             return candidates
         allowed = np.ones(len(candidates), dtype=np.bool_)
+        left = candidates
+        removed: list[tuple[str, int]] = []
+        screening = Screening(candidates)
         for screener in pipeline.screeners:
             try:
                 allowed &= np.asarray(screener.screen(request, candidates), dtype=np.bool_)
             except Exception as error:
                 self._plugin_failed("Screener", screener, error)
-        left = candidates.keep(allowed)
+            kept = candidates.keep(allowed)
+            if len(kept) != len(left):
+                removed.append((screener.name, len(left) - len(kept)))
+                left = kept
+                screening.note(request, screener.name, left)
         if not len(left):
-            raise _no_endpoints("screeners eliminated all endpoint candidates")
+            raise _no_endpoints("screeners eliminated all endpoint candidates", len(candidates), tuple(removed))
         return left
 
     def _produce(
@@ -230,13 +254,18 @@ class Director:
     def _schedule(
         self, pipeline: Pipeline, request: Request, candidates: Candidates, *, timed: bool
     ) -> SchedulingResult:
+        trace = self.decisions.trace()
         before = self.clock()
         try:
-            result = pipeline.scheduler.schedule(request, candidates, timed=timed)
+            result = pipeline.scheduler.schedule(request, candidates, timed=timed, trace=trace)
         except Exception:
-            self.recorder.scheduled(request, self.clock() - before, None)
+            took_s = self.clock() - before
+            self.recorder.scheduled(request, took_s, None)
+            self.decisions.scheduled(request, pipeline.config_hash, candidates, trace, None, took_s)
             raise
-        self.recorder.scheduled(request, self.clock() - before, result.target)
+        took_s = self.clock() - before
+        self.recorder.scheduled(request, took_s, result.target)
+        self.decisions.scheduled(request, pipeline.config_hash, candidates, trace, result, took_s)
         return result
 
     def _account(self, pipeline: Pipeline, request: Request, result: SchedulingResult, *, timed: bool) -> None:
@@ -281,8 +310,14 @@ class Director:
         self.recorder.plugin_failed(point, plugin, error)
 
 
-def _no_endpoints(message: str) -> RequestError:
-    return RequestError(Code.SERVICE_UNAVAILABLE, message, headers={headers.DROPPED_REASON: "rejected-no-endpoints"})
+def _no_endpoints(message: str, total: int, removed: Removed) -> Unavailable:
+    return Unavailable(
+        Code.SERVICE_UNAVAILABLE,
+        message,
+        total=total,
+        removed=removed,
+        headers={headers.DROPPED_REASON: "rejected-no-endpoints"},
+    )
 
 
 def _scores(result: SchedulingResult) -> dict[str, float]:

@@ -11,6 +11,8 @@ from epp.director.director import Director
 from epp.director.restoring import EventRestorer, Restorer, WholeRestorer
 from epp.director.waiting import Path, Suspend, Wait
 from epp.extproc.exchange import BodyMode, Destination, RequestHead, ResponseHead
+from epp.observability.explain import Decision
+from epp.observability.explanation import EXPLAIN, EXPLAINED, one_line
 from epp.observability.requests import PickFacts
 
 _EVENT_STREAM: Final = "text/event-stream"
@@ -83,7 +85,20 @@ class RequestExchange:
     def refused(self, error: RequestError) -> None:
         self.response.status = error.http_status
         self.response.refusal = error.code.value
-        self._director.recorder.request_refused(self.request, error.code)
+        director = self._director
+        director.recorder.request_refused(self.request, error.code)
+        director.decisions.refused(self.request, self._pipeline.config_hash, error)
+        if director.explain_header and (self._explained() or EXPLAINED in error.headers):
+            # A plugin may raise the same error for every request: another's explanation must not stay in it.
+            error.headers = {k: v for k, v in error.headers.items() if k != EXPLAINED} | self._explained()
+
+    def _explained(self) -> dict[str, str]:
+        """The header that a trusted caller has asked for; empty where none has."""
+        request = self.request
+        if request is None or request.headers.get(EXPLAIN) != "1":
+            return {}
+        decision = request.state.get(Decision)
+        return {} if decision is None else {EXPLAINED: one_line(decision)}
 
     def failed(self, where: str, error: Exception) -> None:
         request_id = self.request.id if self.request is not None else ""
@@ -115,6 +130,8 @@ class RequestExchange:
             response.body_seen = True
             self._director.bodies.sent(self._pipeline)
             self._read_body(request, response, hold_allowed=hold_allowed)
+        if self._director.explain_header:
+            response.set_headers.update(self._explained())
         return response.set_headers
 
     def _read_body(self, request: Request, response: Response, *, hold_allowed: bool) -> None:
@@ -199,4 +216,5 @@ class RequestExchange:
         # Whoever takes over waits refers back to this exchange: without the circle its memory is free at once.
         self._suspend = _nobody_waits
         self._director.recorder.request_ended(request, response)
-        self._director.request_log.request_line(request, response, self._facts)
+        self._director.decisions.ended(request, response)
+        self._director.request_log.request_line(request, response, self._facts, config=self._pipeline.config_hash)

@@ -20,4 +20,4 @@ def check_preference(request: Request, result: SchedulingResult) -> None:
     row = result.target.row
     matches = (value for value in request.data.values() if isinstance(value, PrefixMatch))
     if not any(match.matched_blocks.item(row) > 0 for match in matches):
-        raise RequestError(Code.PRECONDITION_FAILED, "the prompt is not cached on the endpoint that was chosen")
+        raise RequestError(Code.PRECONDITION_FAILED, "no decode worker has the requested KV cache")

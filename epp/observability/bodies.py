@@ -60,14 +60,14 @@ class BodyWatch:
     def __init__(self, count: Callable[[bool], None], log: logging.Logger) -> None:
         self._count = count
         self._log = log
-        self._pipeline: Pipeline | None = None
+        self._hash: str | None = None  # not the pipeline itself: it has to go when its last request has ended
         self._read = False
         self._warned = False
 
     def sent(self, pipeline: Pipeline) -> None:
         """The proxy is about to send the body of a response to a request that `pipeline` decided."""
-        if pipeline is not self._pipeline:
-            self._pipeline = pipeline
+        if pipeline.config_hash != self._hash:
+            self._hash = pipeline.config_hash
             self._read = bool(parsers_of_responses(pipeline) or readers_of_pieces(pipeline))
         self._count(self._read)
         if not self._read and not self._warned:

@@ -255,6 +255,14 @@ class Catalogue:
                 ("read",),
             ),
         )
+        self.config_reloads = counter(
+            ("result",),
+            View(
+                "llm_epp_config_reloads_total",
+                "Changes of the configuration file: applied, unchanged (it means the same) or refused (it is wrong).",
+                ("result",),
+            ),
+        )
         self.streams_open = gauge_family(
             (), _llm_d("extproc_streams_inflight", "Number of ext_proc gRPC streams currently open.", ())
         )

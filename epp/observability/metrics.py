@@ -103,6 +103,8 @@ class Recorder:
         self._scheduling_s = self._catalogue.scheduler_duration_s.labels()
         self._streams_open = self._catalogue.streams_open.labels()
         self._stream_s = self._catalogue.stream_duration_s.labels()
+        for result in ("applied", "unchanged", "refused"):
+            self._catalogue.config_reloads.labels(result)
         self._catalogue.info.labels(commit, build_ref).set(1)
         folds = {"model_name": self._models, "target_model_name": self._models, "fairness_id": self._fairness_ids}
         self.plugin_metrics = PluginMetrics(self._page.families, folds)
@@ -270,6 +272,10 @@ class Recorder:
     def config_loaded(self, config_hash: str) -> None:
         """This is the configuration in force."""
         self._config_hash = config_hash
+
+    def config_reloaded(self, result: str) -> None:
+        """The configuration file has changed: `applied`, `unchanged` (it means the same) or `refused`."""
+        self._catalogue.config_reloads.labels(result).inc()
 
     def _config_info(self) -> Iterator[Metric]:
         if self._config_hash:

@@ -12,7 +12,7 @@ from epp.observability.logs import VERBOSE
 
 _COLUMNS: Final = (
     *("timestamp", "id", "model", "target_model", "status", "endpoint", "priority", "ttft_ms", "duration_ms"),
-    *("prompt_tokens", "completion_tokens", "cached_tokens", "termination", "refusal"),
+    *("prompt_tokens", "completion_tokens", "cached_tokens", "termination", "refusal", "config"),
 )
 _NO_TOKENS: Final = (None, None, None)
 
@@ -40,12 +40,14 @@ class RequestLog:
         """Whether a record goes anywhere. Ask before working out fields that cost something."""
         return self._keeps or self._log.isEnabledFor(VERBOSE)
 
-    def request_line(self, request: Request, response: Response, pick: PickFacts | None = None) -> None:
-        """`request` is over."""
+    def request_line(
+        self, request: Request, response: Response, pick: PickFacts | None = None, *, config: str | None = None
+    ) -> None:
+        """`request` is over. `config`: the hash of the configuration that decided about it."""
         logged = self._log.isEnabledFor(VERBOSE)
         if not logged and not self._keeps:
             return
-        row = _row(request, response)
+        row = _row(request, response, config)
         if self._keeps:
             self._recent.append((row, pick))
         if logged:
@@ -58,7 +60,7 @@ class RequestLog:
         return [_facts(row, pick) for row, pick in reversed(self._recent)]
 
 
-def _row(request: Request, response: Response) -> tuple[Any, ...]:
+def _row(request: Request, response: Response, config: str | None) -> tuple[Any, ...]:
     """Values in the order of _COLUMNS: a tuple, because most records are never looked at."""
     received_s = request.received_s
     result = request.result
@@ -77,6 +79,7 @@ def _row(request: Request, response: Response) -> tuple[Any, ...]:
         *tokens,
         response.termination.value,
         response.refusal or None,
+        config,
     )
 
 

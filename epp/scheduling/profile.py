@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from time import perf_counter
+from typing import TypeAlias
 
 import numpy as np
 
@@ -19,24 +20,32 @@ from epp.api import (
     Picker,
     ProfileResult,
     Request,
-    RequestError,
     Scorer,
     headers,
 )
 from epp.scheduling.observer import Observer
+from epp.scheduling.trace import Named, Outline, ProfileRun, Trace
+from epp.scheduling.unavailable import Unavailable
+
+_Steps: TypeAlias = list[tuple[str, Candidates]]
 
 
-class NoEndpointLeft(RequestError):
+class NoEndpointLeft(Unavailable):
     """Every candidate was filtered out. `removed` names who removed how many, in order."""
 
     def __init__(self, profile: str, total: int, removed: Sequence[tuple[str, int]]) -> None:
-        by_whom = ", ".join(f"{count} removed by {name}" for name, count in removed)
         super().__init__(
             Code.RESOURCE_EXHAUSTED,
             "failed to find target endpoint: no endpoint can serve this request",
+            total=total,
+            removed=removed,
             headers={headers.DROPPED_REASON: "rejected-saturated"},
         )
-        self.why_not = f"profile {profile}: 0/{total} endpoints are left" + (f": {by_whom}" if by_whom else "")
+        self.profile = profile
+
+    @property
+    def why_not(self) -> str:
+        return f"profile {self.profile}: {super().why_not}"
 
 
 class Profile:
@@ -45,6 +54,7 @@ class Profile:
     __slots__ = (
         "_filters",
         "_observer",
+        "_outline",
         "_picker",
         "_picker_timer",
         "_scorers",
@@ -68,27 +78,44 @@ class Profile:
         self.scorers = tuple(scorers)
         self.picker = picker
         self._observer = observer
+        self._outline = Outline(
+            name,
+            tuple((Named(s.name, s.type), float(weight)) for s, weight in scorers),
+            Named(picker.name, picker.type),
+        )
         self._filters = tuple((f, observer.timer("Filter", f)) for f in filters)
         # Weights as arrays: a Python number would be converted at every multiplication.
         self._scorers = tuple((s, np.array(float(weight)), observer.timer("Scorer", s)) for s, weight in scorers)
         self._picker_timer = observer.timer("Picker", picker)
 
-    def run(self, request: Request, candidates: Candidates, *, timed: bool = False) -> ProfileResult:
-        """Raises NoEndpointLeft when the filters leave nothing. `timed`: tell the observer what each plugin costs."""
-        left = self._filter(request, candidates, timed=timed) if self._filters else candidates
+    def run(
+        self, request: Request, candidates: Candidates, *, timed: bool = False, trace: Trace | None = None
+    ) -> ProfileResult:
+        """Raises NoEndpointLeft when the filters leave nothing.
+
+        `timed`: tell the observer what each plugin costs. `trace` gets what the run came to; the vectors that scorers
+        returned are then kept.
+        """
+        steps: _Steps = []
+        left = self._filter(request, candidates, steps, timed=timed) if self._filters else candidates
         if not len(left.rows):
-            raise NoEndpointLeft(self.name, len(candidates), ())
-        totals = self._score(request, left, timed=timed)
+            if trace is not None:
+                trace.append(ProfileRun(self._outline, candidates, left, tuple(steps)))
+            raise NoEndpointLeft(self.name, len(candidates), _counts(candidates, steps))
+        scores: list[Floats | None] = []
+        totals = self._score(request, left, scores, timed=timed)
         before = perf_counter() if timed else 0.0
         positions = self._pick(request, left, totals)
         if timed:
             self._picker_timer(perf_counter() - before)
         endpoints = left.endpoints
-        return ProfileResult(tuple([endpoints[i] for i in positions]), left, totals)
+        picked = tuple([endpoints[i] for i in positions])
+        if trace is not None:
+            trace.append(ProfileRun(self._outline, candidates, left, tuple(steps), tuple(scores), totals, picked))
+        return ProfileResult(picked, left, totals)
 
-    def _filter(self, request: Request, candidates: Candidates, *, timed: bool) -> Candidates:
+    def _filter(self, request: Request, candidates: Candidates, steps: _Steps, *, timed: bool) -> Candidates:
         left = candidates
-        removed: list[tuple[str, int]] = []
         for plugin, timer in self._filters:
             if not len(left):
                 break
@@ -101,13 +128,11 @@ class Profile:
             if timed:
                 timer(perf_counter() - before)
             if len(kept) != len(left):
-                removed.append((plugin.name, len(left) - len(kept)))
+                steps.append((plugin.name, kept))
                 left = kept
-        if not len(left):
-            raise NoEndpointLeft(self.name, len(candidates), removed)
         return left
 
-    def _score(self, request: Request, candidates: Candidates, *, timed: bool) -> Floats:
+    def _score(self, request: Request, candidates: Candidates, kept: list[Floats | None], *, timed: bool) -> Floats:
         shape = candidates.rows.shape
         totals: Floats | None = None
         for plugin, weight, timer in self._scorers:
@@ -125,7 +150,9 @@ class Profile:
                     scores = scores.clip(0.0, 1.0)
                 weighted: Floats = scores * weight
                 totals = weighted if totals is None else totals + weighted
+                kept.append(scores)
             except Exception as error:
+                kept.append(None)
                 self._observer.plugin_failed("Scorer", plugin, error)
             if timed:
                 timer(perf_counter() - before)
@@ -140,3 +167,9 @@ class Profile:
             self._observer.plugin_failed("Picker", self.picker, error)
             positions = (int(totals.argmax()),)
         return positions
+
+
+def _counts(candidates: Candidates, steps: _Steps) -> list[tuple[str, int]]:
+    """How many endpoints each step removed."""
+    before = [len(candidates), *(len(left) for _, left in steps)]
+    return [(name, count - len(left)) for count, (name, left) in zip(before, steps, strict=False)]

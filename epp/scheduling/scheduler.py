@@ -8,6 +8,7 @@ from time import perf_counter
 from epp.api import Candidates, Code, ProfileHandler, ProfileResult, Request, RequestError, SchedulingResult
 from epp.scheduling.observer import Observer
 from epp.scheduling.profile import NoEndpointLeft, Profile
+from epp.scheduling.trace import Trace
 
 
 class Scheduler:
@@ -21,8 +22,13 @@ class Scheduler:
         self._pick_timer = observer.timer("ProfilePicker", handler)
         self._process_timer = observer.timer("ProcessProfilesResults", handler)
 
-    def schedule(self, request: Request, candidates: Candidates, *, timed: bool = False) -> SchedulingResult:
-        """Raises RequestError when no profile chose an endpoint. `timed`: tell the observer what each plugin costs."""
+    def schedule(
+        self, request: Request, candidates: Candidates, *, timed: bool = False, trace: Trace | None = None
+    ) -> SchedulingResult:
+        """Raises RequestError when no profile chose an endpoint.
+
+        `timed`: tell the observer what each plugin costs. `trace` gets what each profile came to.
+        """
         results: dict[str, ProfileResult | None] = {}
         failure: NoEndpointLeft | None = None
         progress = True
@@ -37,7 +43,7 @@ class Scheduler:
                     continue
                 progress = True
                 try:
-                    results[name] = self.profiles[name].run(request, candidates, timed=timed)
+                    results[name] = self.profiles[name].run(request, candidates, timed=timed, trace=trace)
                 except NoEndpointLeft as error:
                     results[name] = None
                     failure = error

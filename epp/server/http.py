@@ -10,7 +10,7 @@ import asyncio
 import html
 import ssl
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 from aiohttp import web
@@ -18,6 +18,8 @@ from aiohttp import web
 from epp.observability.plain import encode_json
 
 JSON: Final = "application/json"
+MOST_DECISIONS: Final = 100  # in one answer: a decision over many endpoints takes milliseconds to tell
+_NOT_KEPT: Final = "no decisions are kept: --explain-decisions is 0"
 CLOSE_S: Final = 5.0  # how long pages under way may take at the end
 
 _STYLE: Final = (
@@ -26,6 +28,18 @@ _STYLE: Final = (
     "th:first-child,td:first-child{text-align:left}@media(prefers-color-scheme:dark){"
     "body{background:#111;color:#ddd}th{background:#222}th,td{border-color:#444}}"
 )
+
+
+class ExplainPage(Protocol):
+    """Decisions as plain data (`epp.observability.explain_page.ExplainPage`)."""
+
+    def one(self, request_id: str) -> Mapping[str, Any] | None:
+        """The latest decision about this request; None where it is not kept."""
+        ...
+
+    def last(self, count: int) -> Iterator[Mapping[str, Any]]: ...
+
+    def after(self, number: int, count: int) -> Iterator[Mapping[str, Any]]: ...
 
 
 class Pages(msgspec.Struct, frozen=True):
@@ -43,6 +57,10 @@ class Pages(msgspec.Struct, frozen=True):
     """`epp.observability.state.plugins_state`."""
     requests: Callable[[], Sequence[Mapping[str, Any]]]
     """The last requests, the latest first (`RequestLog.recent`)."""
+    explain: ExplainPage | None = None
+    """Decisions in detail; None where none are kept."""
+    notes: Callable[[], Sequence[str]] = tuple
+    """What an operator should know though the picker is ready: shown by `/readyz` below the answer."""
 
 
 def build_app(pages: Pages) -> web.Application:
@@ -63,7 +81,9 @@ def build_app(pages: Pages) -> web.Application:
 
     async def readyz(request: web.Request) -> web.Response:
         problems = pages.problems()
-        return web.Response(text="\n".join(problems or ["ok"]) + "\n", status=503 if problems else 200)
+        return web.Response(
+            text="\n".join([*(problems or ["ok"]), *pages.notes()]) + "\n", status=503 if problems else 200
+        )
 
     async def endpoints(request: web.Request) -> web.Response:
         state = pages.endpoints()
@@ -81,6 +101,31 @@ def build_app(pages: Pages) -> web.Application:
     async def requests(request: web.Request) -> web.Response:
         return _json({"requests": pages.requests()})
 
+    async def explain(request: web.Request) -> web.Response:
+        page = pages.explain
+        if page is None:
+            return _json({"error": _NOT_KEPT}, status=404)
+        try:
+            last = int(request.query.get("last", "1"))
+            after = int(request.query["after"]) if "after" in request.query else None
+        except ValueError:
+            return _json({"error": "last and after are numbers"}, status=400)
+        wanted = page.last(min(max(last, 1), MOST_DECISIONS)) if after is None else page.after(after, MOST_DECISIONS)
+        told = []
+        for decision in wanted:
+            told.append(encode_json(decision))
+            await asyncio.sleep(0)  # many decisions must not hold up requests
+        return web.Response(body=b'{"decisions":[' + b",".join(told) + b"]}", content_type=JSON)
+
+    async def explain_one(request: web.Request) -> web.Response:
+        page = pages.explain
+        request_id = request.match_info["id"]
+        found = None if page is None else page.one(request_id)
+        if found is None:
+            reason = _NOT_KEPT if page is None else f"no decision about request {request_id!r} is kept"
+            return _json({"error": reason}, status=404)
+        return _json(found)
+
     handlers: dict[str, Callable[[web.Request], Awaitable[web.StreamResponse]]] = {
         "/metrics": metrics,
         "/healthz": healthz,
@@ -89,6 +134,9 @@ def build_app(pages: Pages) -> web.Application:
         "/debug/config": config,
         "/debug/plugins/state": plugins,
         "/debug/requests": requests,
+        "/explain": explain,
+        # Ids are the clients' to choose: one may hold slashes.
+        "/explain/{id:.+}": explain_one,
     }
     for path, handler in handlers.items():
         app.router.add_get(path, handler)
@@ -119,8 +167,8 @@ class HttpServer:
         await self._runner.cleanup()
 
 
-def _json(value: object) -> web.Response:
-    return web.Response(body=encode_json(value), content_type=JSON)
+def _json(value: object, *, status: int = 200) -> web.Response:
+    return web.Response(body=encode_json(value), content_type=JSON, status=status)
 
 
 def endpoints_html(state: Mapping[str, Any]) -> str:

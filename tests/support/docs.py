@@ -24,7 +24,8 @@ import epp.api.plugin as extension_points
 from epp.api import Endpoint, Fleet, Handle, Metric, Plugin
 from epp.cli.flags import NO_EFFECT
 from epp.cli.options import GROUPS
-from epp.config.roles import words_for
+from epp.config import Registry
+from epp.config.catalogue import default_of, kind_order, kinds_of, paragraph_of, rule_of, sample
 from epp.observability.catalogue import Catalogue
 from epp.observability.metrics import Recorder
 from epp.observability.series import Names
@@ -34,14 +35,6 @@ from tests.support.plugins import NoMetrics
 ROOT: Final = Path(__file__).resolve().parents[2]
 
 _TABLE: Final = re.compile(r"(<!-- table: ([a-z-]+) -->\n).*?( *<!-- end of table -->)", re.DOTALL)
-# The order of the kinds in the table of plugins: that in which a request meets them, then what is beside it.
-_KINDS: Final = (
-    *("parser", "request header processor", "screener", "data producer", "admitter", "profile handler", "decider"),
-    *("filter", "scorer", "picker", "pre-request hook", "response hook", "saturation detector"),
-    *("data source", "extractor", "discovery"),
-)
-# A rule that its first sentence tells, instead of only what the plugin is for.
-_TOLD_BY_RULE: Final = ("filter", "scorer", "picker", "saturation detector")
 # Parameters for plugins that need some and have metrics.
 _EXAMPLES: Final[Mapping[str, Mapping[str, Any]]] = {
     "disaggregatedset-rollout-screener": {"scope": {"labelSelector": "set"}, "revisionGating": {"mode": "disabled"}},
@@ -54,11 +47,11 @@ _METHODS_OF_ALL: Final = frozenset(("produces", "consumes", "refers_to"))
 
 def plugin_table() -> str:
     """Every in-tree type with its kind, parameters and rule, kinds in the order in which a request meets them."""
-    rows = sorted(BUILTIN.items(), key=lambda item: _KINDS.index(_kinds(item[1])[0]))
+    rows = sorted(BUILTIN.items(), key=lambda item: kind_order(kinds_of(item[1])[0]))
     lines = ["| type | kind | parameters and defaults | rule |", "|---|---|---|---|"]
     for type_name, cls in rows:
         shown = f"`{type_name}`" + (" (experimental)" if cls.experimental else "")
-        lines.append(_row(shown, ", ".join(_kinds(cls)), _parameters(cls), _rule(cls)))
+        lines.append(_row(shown, ", ".join(kinds_of(cls)), _parameters(cls), rule_of(cls)))
     return _joined(lines)
 
 
@@ -74,16 +67,10 @@ def former_table() -> str:
     return _joined(lines)
 
 
-def _kinds(cls: type[Plugin]) -> list[str]:
-    """`["scorer", "pre-request hook"]`, the one that its users know it by first."""
-    words = re.sub(r"^an? ", "", words_for(cls, cls.type)).split(" and ")
-    return sorted(words, key=lambda word: word.endswith("hook"))
-
-
 def _parameters(cls: type[Plugin]) -> str:
     shown = []
     for field in msgspec.structs.fields(cls.Params):
-        value = field.default_factory() if field.default is msgspec.NODEFAULT and not field.required else field.default
+        value = default_of(field)
         name = f"`{field.encode_name}`"
         if field.required:
             shown.append(f"{name} required")
@@ -95,28 +82,8 @@ def _parameters(cls: type[Plugin]) -> str:
 
 
 def _value(value: object) -> str:
-    if isinstance(value, set | frozenset):
-        value = sorted(value)
     text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
     return text if isinstance(value, str | int | float | bool) else f"`{text}`"
-
-
-def _rule(cls: type[Plugin]) -> str:
-    summary = _first_paragraph(inspect.getmodule(cls).__doc__).removeprefix(f"{cls.type}: ")
-    rule = _first_paragraph(cls.__doc__)
-    if not set(_kinds(cls)) & set(_TOLD_BY_RULE) or rule.startswith("Deprecated"):
-        return _capitalised(summary)
-    first_sentence = re.split(r"(?<=\.) (?=[A-Z0-9`])", rule)[0]
-    return f"{_capitalised(summary)} {first_sentence}"
-
-
-def _first_paragraph(doc: str | None) -> str:
-    return " ".join(inspect.cleandoc(doc or "").partition("\n\n")[0].split())
-
-
-def _capitalised(text: str) -> str:
-    # vLLM is no word to begin with a capital.
-    return text if text[1:2].isupper() else text[:1].upper() + text[1:]
 
 
 def flags_without_effect() -> str:
@@ -134,7 +101,7 @@ def extension_point_table() -> str:
     for name, cls in vars(extension_points).items():
         if isinstance(cls, type) and issubclass(cls, Plugin) and cls is not Plugin:
             methods = "<br>".join(f"`{m}({_arguments(f)})`" for m, f in _methods(cls))
-            lines.append(_row(f"`{name}`", methods, _first_paragraph(cls.__doc__)))
+            lines.append(_row(f"`{name}`", methods, paragraph_of(cls.__doc__)))
     return _joined(lines)
 
 
@@ -197,17 +164,13 @@ def _computed() -> Iterator[tuple[list[str], str, str]]:
 def _of_plugins() -> list[tuple[list[str], str, str]]:
     """The same of what in-tree plugins ask for when they are made."""
     noted = _Noted()
+    log = logging.Logger("docs", logging.CRITICAL)  # beside the hierarchy: nobody reads that a type is deprecated
+    handle = Handle("docs", Fleet(), monotonic, random.Random(0), log, noted)
+    registry = Registry(BUILTIN)
     for cls in BUILTIN.values():
         if cls.type in _EXAMPLES or not any(field.required for field in msgspec.structs.fields(cls.Params)):
-            _made(cls, noted)
+            sample(cls, registry, handle, parameters=_EXAMPLES.get(cls.type))
     return [([name], kind, text) for name, (kind, text) in noted.asked.items()]
-
-
-def _made(cls: type[Plugin], metrics: _Noted) -> Plugin:
-    params = msgspec.convert(_EXAMPLES.get(cls.type, {}), cls.Params)
-    others = {name: _made(BUILTIN[name], metrics) for name, _ in cls.refers_to(params).values()}
-    log = logging.Logger("docs", logging.CRITICAL)  # beside the hierarchy: nobody reads that a type is deprecated
-    return cls(params, Handle(cls.type, Fleet(), monotonic, random.Random(0), log, metrics, plugins=others))
 
 
 class _Noted:

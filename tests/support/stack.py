@@ -97,8 +97,12 @@ async def start_epp(
     name: str = "epp",
     ports: Mapping[str, int] | None = None,
     tls: bool = False,
+    env: Mapping[str, str] | None = None,
 ) -> Epp:
-    """Start `epp run` on free loopback ports and return when it serves. `endpoints` are `[NAME=]HOST:PORT`."""
+    """Start `epp run` on free loopback ports and return when it serves. `endpoints` are `[NAME=]HOST:PORT`.
+
+    `env` adds to its environment.
+    """
     chosen = {"grpc-port": 0, "grpc-health-port": 0, "metrics-port": 0} | dict(ports or {})
     child = await children.start(
         [
@@ -110,6 +114,7 @@ async def start_epp(
             *flags,
         ],
         name=name,
+        env=env,
     )
 
     async def ready() -> dict[str, Any] | None:
@@ -158,11 +163,16 @@ class Stack(msgspec.Struct):
 
 @asynccontextmanager
 async def start_stack(
-    folder: Path, *flags: str, endpoints: Sequence[str], tls: bool = False, **envoy: Any
+    folder: Path,
+    *flags: str,
+    endpoints: Sequence[str],
+    tls: bool = False,
+    env: Mapping[str, str] | None = None,
+    **envoy: Any,
 ) -> AsyncIterator[Stack]:
-    """An EPP over `endpoints`, and an Envoy in front; `envoy` are fields of BootstrapOptions."""
+    """An EPP over `endpoints` with `env` in its environment, and an Envoy in front; `envoy` are fields of BootstrapOptions."""
     async with Children(folder / "logs") as children:
-        epp = await start_epp(children, *flags, endpoints=endpoints, tls=tls)
+        epp = await start_epp(children, *flags, endpoints=endpoints, tls=tls, env=env)
         options = BootstrapOptions(epp=epp.grpc, epp_tls=tls, endpoints=tuple(endpoints), **envoy)
         proxy = await start_envoy(children, bootstrap(options), folder)
         timeout = aiohttp.ClientTimeout(total=60)

@@ -152,6 +152,14 @@ def test_missing_producers_are_created_transitively_and_run_before_their_readers
     assert resolved.consumes["inflight-load-producer"] == (data_key(PREFIX_MATCH),)
 
 
+def test_a_default_producer_under_another_name_is_not_made_again() -> None:
+    """It once was asked for without end."""
+    plugins = "plugins: [{type: inflight-load-producer, name: mine}, {type: token-load-scorer}]\n"
+
+    with pytest.raises(InvalidConfig, match="InFlightLoad/inflight-load-producer, which no plugin publishes"):
+        resolve_fake(plugins)
+
+
 def test_producers_keep_configuration_order_where_data_do_not_say_otherwise() -> None:
     resolved = resolve_fake(
         "plugins:\n"

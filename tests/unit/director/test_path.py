@@ -186,3 +186,22 @@ def test_a_plugin_that_breaks_everywhere_costs_itself_and_no_request() -> None:
             f'llm_epp_plugin_errors_total{{extension_point="{point}",plugin_name="breaks",plugin_type="breaks"}} 1.0'
             in page
         )
+
+
+def test_a_grpc_method_finds_its_parser_behind_its_package() -> None:
+    text = (
+        "apiVersion: llm-d.ai/v1alpha1\nkind: EndpointPickerConfig\n"
+        "plugins: [{type: vllmgrpc-parser}, {type: queue-scorer}]\n"
+        "requestHandler: {parsers: [{pluginRef: vllmgrpc-parser}]}\n"
+    )
+    director = make_director("10.0.0.1:8000", config=text)
+    message = b"\x0a\x01g\x1a\x02hi"  # GenerateRequest: request_id "g", text "hi"
+
+    conversation, replies = ask(
+        director,
+        b"\x00" + len(message).to_bytes(4, "big") + message,
+        **{":path": "/vllm.grpc.engine.VllmEngine/Generate", "content-type": "application/grpc"},
+    )
+
+    assert replies.kinds == ["request_headers", "request_body"]
+    assert conversation.request.size_bytes == len(message) + 5

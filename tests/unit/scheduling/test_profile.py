@@ -134,7 +134,7 @@ def test_when_nobody_is_left_the_client_gets_429_and_the_log_who_removed_whom() 
 
     assert caught.value.code is Code.RESOURCE_EXHAUSTED
     assert caught.value.headers == {"x-llm-d-request-dropped-reason": "rejected-saturated"}
-    assert caught.value.why_not == "profile p: 0/3 endpoints are left: 1 removed by first, 2 removed by second"
+    assert caught.value.why_not == "profile p: 0/3 endpoints are available: 1 removed by first, 2 by second"
 
 
 def test_filters_after_nobody_is_left_do_not_run() -> None:

@@ -1,0 +1,159 @@
+"""Puts a changed configuration in force while requests are under way.
+
+A whole pipeline is built beside the one that runs, and one reference is swapped; plugins that are the same go on with their
+state, and a request ends on the pipeline that it began with. A configuration that is wrong changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from epp.api import EndpointListener
+from epp.config import Environment, InvalidConfig, Loaded, Pipeline, Registry, Severity, build, resolved_of
+from epp.director.director import Director
+from epp.observability.bodies import log_needs
+from epp.observability.logs import INFO, log_event
+
+_log: Final = logging.getLogger("epp.config")
+
+StartupParts = Callable[[Pipeline], Mapping[str, object]]
+
+
+def startup_parts(pipeline: Pipeline) -> dict[str, object]:
+    """What the service reads of a configuration once, when it starts: by name, something to compare."""
+    resolved = resolved_of(pipeline)
+    parts: dict[str, object] = {}
+    for type_name in ("metrics-data-source", "core-metrics-extractor"):
+        spec = next((s for s in resolved.plugins.values() if s.type == type_name), None)
+        parts[type_name] = spec and spec.params
+    discovery = resolved.data_layer.discovery
+    spec = resolved.plugins[discovery] if discovery else None
+    parts["dataLayer.discovery"] = spec and (spec.type, spec.params)
+    parts["featureGates"] = resolved.feature_gates
+    return parts
+
+
+class Reloader:
+    """Swaps the pipeline of `director`. Everything is called on the event loop.
+
+    `parts` gives what of a pipeline only a restart changes. `problems` says what is wrong with the file as it is now, and
+    `waits_for_restart` which of its parts are not in force; both are empty when all is well.
+    """
+
+    def __init__(
+        self,
+        director: Director,
+        registry: Registry,
+        environment: Environment,
+        *,
+        parts: StartupParts = startup_parts,
+    ) -> None:
+        self._director = director
+        self._registry = registry
+        self._environment = environment
+        self._parts = parts
+        self._started_with = parts(director.pipeline)
+        self._listening = list(director.pipeline.endpoint_listeners)
+        self._pipelines = weakref.WeakSet((director.pipeline,))
+        self.problems: tuple[str, ...] = ()
+        self.waits_for_restart: tuple[str, ...] = ()
+
+    def notes(self) -> list[str]:
+        """For the readiness page: what an operator should know though requests are served."""
+        config_hash = self._director.pipeline.config_hash
+        notes = [f"configuration: {problem}" for problem in self.problems]
+        if notes:
+            notes.append(f"configuration: in force is the one with hash {config_hash}")
+        notes += [f"configuration: {part} needs a restart to change" for part in self.waits_for_restart]
+        return notes
+
+    def refuse(self, *problems: str) -> None:
+        """The file cannot be used. What is in force stays."""
+        self._director.recorder.config_reloaded("refused")
+        in_force = self._director.pipeline.config_hash
+        log_event(_log, logging.ERROR, "configuration refused", problems=list(problems), in_force=in_force)
+        self.problems = problems
+
+    def apply(self, loaded: Loaded) -> bool:
+        """Put `loaded` in force; whether it now is. Never raises for what is wrong with it."""
+        old = self._director.pipeline
+        if loaded.config is not None and loaded.config.built_in:
+            # What an editor leaves for a moment when it writes in place; at the start it means the built-in default.
+            self.refuse("the file is empty")
+            return False
+        try:
+            new = build(loaded, self._registry, self._environment, reuse=old)
+            parts = self._parts(new)
+        except InvalidConfig as error:
+            self.refuse(*(str(p) for p in error.problems if p.severity is Severity.ERROR))
+            return False
+        # Plugins and their parameters may be third-party code: whatever it raises must leave the old pipeline alone.
+        except Exception as error:
+            _log.exception("the configuration cannot be built")
+            self.refuse(f"it cannot be built: {type(error).__name__}: {error}")
+            return False
+        self.problems = ()
+        if new.config_hash == old.config_hash:
+            self._director.recorder.config_reloaded("unchanged")
+            log_event(_log, INFO, "configuration unchanged", config_hash=old.config_hash)
+            return True
+        self._swap(old, new)
+        self._say_what_waits(parts)
+        return True
+
+    def _swap(self, old: Pipeline, new: Pipeline) -> None:
+        director = self._director
+        # Before the first request sees them: a plugin that knows no endpoints would decide on nothing.
+        for listener in new.endpoint_listeners:
+            if not any(known is listener for known in self._listening):
+                director.datastore.add_listener(listener)
+                self._listening.append(listener)
+        self._pipelines.add(new)
+        self._tidy_after(old)
+        director.use(new)
+        director.recorder.config_loaded(new.config_hash)
+        director.recorder.config_reloaded("applied")
+        kept = [name for name, plugin in new.plugins.items() if old.plugins.get(name) is plugin]
+        log_event(
+            _log,
+            INFO,
+            "configuration applied",
+            config_hash=new.config_hash,
+            before=old.config_hash,
+            kept=kept,
+            made=[name for name in new.plugins if name not in kept],
+            gone=[name for name in old.plugins if name not in kept],
+        )
+        for problem in resolved_of(new).warnings:
+            _log.warning("%s", problem)
+        log_needs(_log, new)
+
+    def _tidy_after(self, old: Pipeline) -> None:
+        """Go on telling the plugins of `old` of endpoints until its last request has ended: they still read their rows."""
+        loop = asyncio.get_running_loop()
+
+        def gone() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is told any more
+                loop.call_soon_threadsafe(self._tidy)
+
+        weakref.finalize(old, gone).atexit = False
+
+    def _tidy(self) -> None:
+        wanted: dict[int, EndpointListener] = {
+            id(listener): listener for pipeline in self._pipelines for listener in pipeline.endpoint_listeners
+        }
+        for listener in [known for known in self._listening if id(known) not in wanted]:
+            self._director.datastore.remove_listener(listener)
+            self._listening.remove(listener)
+
+    def _say_what_waits(self, parts: Mapping[str, object]) -> None:
+        waiting = tuple(name for name, value in parts.items() if self._started_with.get(name) != value)
+        for name in waiting:
+            if name not in self.waits_for_restart:
+                _log.warning("the configuration changes %s, which needs a restart", name)
+        self.waits_for_restart = waiting

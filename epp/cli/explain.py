@@ -1,0 +1,245 @@
+"""`epp explain`: why a running EPP chose an endpoint, and why not the others. It reads the metrics port.
+
+Exit status: 0 shown, 1 there is nothing to show or nobody answers, 2 the command line is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+from urllib.parse import quote
+
+_TIMEOUT_S: Final = 10.0
+_POLL_S: Final = 0.5
+_SHOWN_ENDPOINTS: Final = 20
+
+
+class _Unanswered(Exception):
+    """The EPP gave no decision; the text says why."""
+
+
+def explain(arguments: Sequence[str]) -> int:
+    """Returns the exit status."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if not options.url.startswith(("http://", "https://")):
+        parser.error(f"--url {options.url!r}: expected http://HOST:PORT")
+    try:
+        if options.follow:
+            _follow(options.url, as_json=options.json)
+        elif options.id is not None:
+            _show(_get(options.url, f"/explain/{quote(options.id)}"), options)
+        else:
+            decisions = _get(options.url, f"/explain?last={options.last}")["decisions"]
+            if not decisions:
+                raise _Unanswered("no request has been decided yet")
+            for number, decision in enumerate(decisions):
+                if number and not options.json:
+                    print()
+                _show(decision, options)
+    except _Unanswered as error:
+        print(f"epp explain: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="epp explain",
+        description="Tell why a running EPP chose an endpoint for a request, and why not each of the others.",
+    )
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("id", nargs="?", metavar="ID", help="a request's x-request-id")
+    which.add_argument("--last", nargs="?", type=_count, const=1, metavar="N", help="the last decision, or the last N")
+    which.add_argument("--follow", action="store_true", help="a line for each new decision, until Ctrl-C")
+    parser.add_argument("--url", default="http://127.0.0.1:9090", help="the EPP's metrics port (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="all that is known, one JSON object a line")
+    parser.add_argument("--all", action="store_true", help=f"every endpoint, not only the first {_SHOWN_ENDPOINTS}")
+    return parser
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 100:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 100")
+    return int(text)
+
+
+# --- asking --------------------------------------------------------------------------------------------------------------
+
+
+def _get(url: str, path: str) -> Any:
+    """The JSON of a page. Raises _Unanswered."""
+    address = url.rstrip("/") + path
+    try:
+        with urllib.request.urlopen(address, timeout=_TIMEOUT_S) as answer:
+            return json.load(answer)
+    except urllib.error.HTTPError as error:
+        raise _Unanswered(_refusal(error)) from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise _Unanswered(f"{address} does not answer: {reason}; --url names the EPP's metrics port") from error
+
+
+def _refusal(error: urllib.error.HTTPError) -> str:
+    try:
+        return str(json.load(error)["error"])
+    except (ValueError, KeyError, TypeError):
+        return f"{error.url} answers with status {error.code}; --url names the EPP's metrics port"
+
+
+def _follow(url: str, *, as_json: bool) -> None:
+    number = _latest(url)
+    while True:
+        newer = _get(url, f"/explain?after={number}")["decisions"]
+        for decision in newer:
+            print(json.dumps(decision) if as_json else _line(decision))
+            number = decision["number"]
+        sys.stdout.flush()
+        if not newer:
+            time.sleep(_POLL_S)
+            if _latest(url) < number:
+                number = 0  # another process counts from the beginning
+
+
+def _latest(url: str) -> int:
+    """The number of the latest decision; 0 before the first."""
+    found = _get(url, "/explain?last=1")["decisions"]
+    return int(found[-1]["number"]) if found else 0
+
+
+# --- showing -------------------------------------------------------------------------------------------------------------
+
+
+def _show(decision: Mapping[str, Any], options: argparse.Namespace) -> None:
+    if options.json:
+        print(json.dumps(decision))
+        return
+    for line in _text(decision, most=None if options.all else _SHOWN_ENDPOINTS):
+        print(line)
+
+
+def _line(decision: Mapping[str, Any]) -> str:
+    """One line: when, which, where to, and the runner-up's "why not"."""
+    head = f"{decision['timestamp'][11:23]}  {_plain(decision['id']) or '-'}  {_plain(decision['target_model'])}"
+    if decision["refusal"] is not None:
+        return f"{head}  refused: {_plain(decision['refusal']['reason'])}"
+    chosen = ", ".join(_plain(e["name"]) for e in decision["chosen"])
+    runner_up = next((e for e in _scored(decision) if not e["chosen"]), None)
+    against = "" if runner_up is None else f"  {_plain(runner_up['name'])}: {_plain(runner_up['why_not'])}"
+    return f"{head}  -> {chosen}{against}"
+
+
+def _scored(decision: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [e for p in decision["profiles"] if p["primary"] for e in p["endpoints"]]
+
+
+def _text(decision: Mapping[str, Any], *, most: int | None) -> Iterator[str]:
+    yield f"request {_plain(decision['id']) or '(no id)'}  decision {decision['number']} at {decision['timestamp']}"
+    model, target = _plain(decision["model"]), _plain(decision["target_model"])
+    objective = f"  objective {_plain(decision['objective'])}" if decision["objective"] else ""
+    renamed = f" (asked for {model})" if model != target else ""
+    yield (
+        f"model {target or '-'}{renamed}{objective}  priority {decision['priority']}"
+        f"  fairness id {_plain(decision['fairness_id']) or '-'}  configuration hash {decision['config_hash']}"
+    )
+    if decision["refusal"] is not None:
+        refusal = decision["refusal"]
+        yield f"refused: {_plain(refusal['reason'])}"
+        yield f"the client was told: {refusal['code']}: {_plain(refusal['message'])}"
+    if decision["chosen"]:
+        names = ", ".join(f"{_plain(e['name'])} ({e['address']})" for e in decision["chosen"])
+        yield f"chosen: {names} in {decision['scheduling_us']:g} µs"
+    yield _outcome(decision["outcome"])
+    if not decision["detail_kept"]:
+        yield "scores and loads are not kept any more"
+    facts = {e["name"]: e for e in decision["endpoints"]}
+    for profile in decision["profiles"]:
+        yield ""
+        yield from _profile(profile, facts, most=most, blocks=_blocks(decision))
+    left_out = [e for e in decision["endpoints"] if e["removed_by"]]
+    for endpoint in left_out[:most]:
+        yield f"{_plain(endpoint['name'])}: not a candidate: removed by {_plain(endpoint['removed_by'])}"
+
+
+def _outcome(outcome: Mapping[str, Any] | None) -> str:
+    if outcome is None:
+        return "outcome: under way"
+    parts = [f"status {outcome['status']}", outcome["termination"]]
+    if outcome["served"]:
+        parts.append(f"served by {outcome['served']}")
+    for name, unit in (("ttft_ms", "ms to the first token"), ("duration_ms", "ms in all")):
+        if outcome[name] is not None:
+            parts.append(f"{outcome[name]:g} {unit}")
+    if outcome["prompt_tokens"] is not None:
+        cached = outcome["cached_tokens"]
+        parts.append(
+            f"{outcome['prompt_tokens']} prompt tokens" + (f" ({cached} cached)" if cached is not None else "")
+        )
+    if outcome["completion_tokens"] is not None:
+        parts.append(f"{outcome['completion_tokens']} completion tokens")
+    return "outcome: " + ", ".join(part for part in parts if part)
+
+
+def _blocks(decision: Mapping[str, Any]) -> int | None:
+    return next((p["total_blocks"] for p in decision["prefixes"]), None)
+
+
+def _profile(
+    profile: Mapping[str, Any], facts: Mapping[str, Mapping[str, Any]], *, most: int | None, blocks: int | None
+) -> Iterator[str]:
+    yield f"profile {profile['name']}{' (primary)' if profile['primary'] else ''}: {_plain(profile['result'])}"
+    if profile["tied"]:
+        yield f"tied at the top: {', '.join(map(_plain, profile['tied']))}; {profile['picker']} decided"
+    failed = [s["name"] for s in profile["scorers"] if s["failed"]]
+    if failed:
+        yield f"failed, and counted as zero: {', '.join(failed)}"
+    scorers = [s for s in profile["scorers"] if not s["failed"]]
+    head = ["endpoint", "total", *(f"{s['name']} x{s['weight']:g}" for s in scorers)]
+    head += ["queue", "running", "kv", "in flight", "prefix", "age", "why not"]
+    endpoints = profile["endpoints"]
+    rows = [_row(e, facts.get(e["name"], {}), scorers, blocks) for e in endpoints[:most]]
+    yield from _table(head, rows)
+    if most is not None and len(endpoints) > most:
+        yield f"... and {len(endpoints) - most} more: --all shows them"
+
+
+def _row(
+    endpoint: Mapping[str, Any], fact: Mapping[str, Any], scorers: Sequence[Mapping[str, Any]], blocks: int | None
+) -> list[str]:
+    scores = endpoint["scores"]
+    age_s = fact.get("metrics_age_s")
+    matched = fact.get("prefix_blocks")
+    return [
+        _plain(endpoint["name"]),
+        "-" if endpoint["total"] is None else f"{endpoint['total']:.3f}",
+        *(f"{scores[s['name']]['raw']:.2f}" if s["name"] in scores else "-" for s in scorers),
+        *(f"{fact[name]:g}" if name in fact else "-" for name in ("waiting", "running")),
+        f"{fact['kv_cache_usage']:.0%}" if "kv_cache_usage" in fact else "-",
+        f"{fact['in_flight']:g}" if "in_flight" in fact else "-",
+        "-" if matched is None else f"{matched:g}/{blocks}",
+        "never" if age_s is None else f"{age_s:.2f} s",
+        "chosen" if endpoint["chosen"] else _plain(endpoint["why_not"]),
+    ]
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Columns as wide as they must be: the first and the last to the left, numbers to the right."""
+    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+    last = len(head) - 1
+    for row in (head, *rows):
+        cells = [
+            cell if i == last else cell.ljust(widths[i]) if i == 0 else cell.rjust(widths[i])
+            for i, cell in enumerate(row)
+        ]
+        yield "  " + "  ".join(cells).rstrip()
+
+
+def _plain(text: str) -> str:
+    # Ids and names are others' to choose: they must not steer a terminal.
+    return text if text.isprintable() else text.encode("unicode_escape").decode()

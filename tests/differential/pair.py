@@ -1,0 +1,121 @@
+"""The Go EPP and ours, side by side: the same configuration, the same endpoints.
+
+Ours runs in the test's process, as `epp run` composes it; the Go EPP is a child process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import os
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+import msgspec
+import yaml
+
+from epp.app import Service, load_config
+from epp.cli.options import parse
+from epp.demo.processes import Child, Children, free_port, wait_for_tcp
+from tests.differential.fleet import FakeFleet
+from tests.differential.talk import Ask, Outcome, ask_one
+
+_CHANNEL: Final = [("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
+
+
+class Both(msgspec.Struct):
+    """What each made of the same request."""
+
+    go: Outcome
+    ours: Outcome
+
+
+class Pair:
+    """Two EPPs over one fake fleet."""
+
+    def __init__(self, fleet: FakeFleet, go: grpc.aio.Channel, ours: grpc.aio.Channel) -> None:
+        self.fleet = fleet
+        self.go = go
+        self.ours = ours
+        self._ids = itertools.count(1)
+
+    async def ask(self, ask: Ask) -> Both:
+        ask = self.named(ask)
+        go, ours = await asyncio.gather(ask_one(self.go, ask), ask_one(self.ours, ask))
+        return Both(go, ours)
+
+    def named(self, ask: Ask) -> Ask:
+        """The same with a request id of its own."""
+        return msgspec.structs.replace(ask, id=f"r-{next(self._ids)}")
+
+
+def with_discovery(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The configuration, its endpoints taken from the file `path`."""
+    layer = dict(config.get("dataLayer", {})) | {"discovery": {"pluginRef": "file-discovery"}}
+    plugins = [*config.get("plugins", []), {"type": "file-discovery", "parameters": {"path": str(path)}}]
+    head = {"apiVersion": "llm-d.ai/v1alpha1", "kind": "EndpointPickerConfig"}
+    return head | dict(config) | {"plugins": plugins, "dataLayer": layer}
+
+
+async def start_go(
+    children: Children, binary: Path, config: Path, *, name: str, experimental: bool = True
+) -> tuple[Child, int]:
+    """Start the Go EPP without waiting for it. Returns it and its ext_proc port."""
+    grpc_port, health, pages = free_port(), free_port(), free_port()
+    child = await children.start(
+        [
+            str(binary),
+            *("--config-file", str(config), "--pool-name", "p", "--secure-serving=false"),
+            *("--metrics-endpoint-auth=false", "--tracing=false", "--enable-pprof=false", "--v", "1"),
+            *("--grpc-port", str(grpc_port), "--grpc-health-port", str(health), "--metrics-port", str(pages)),
+            f"--allow-experimental-plugins={str(experimental).lower()}",
+            "--emit-endpoint-scores",
+        ],
+        name=name,
+    )
+    return child, grpc_port
+
+
+@asynccontextmanager
+async def our_epp(config: Path) -> AsyncIterator[int]:
+    """Our EPP, serving. Gives its ext_proc port."""
+    port = free_port()
+    ports = (f"--grpc-port={port}", "--grpc-health-port=0", "--metrics-port=0", "--listen=127.0.0.1")
+    others = ("--secure-serving=false", "--allow-experimental-plugins", "--emit-endpoint-scores", "--pool-name=p")
+    options = parse([*ports, *others, "--transport=lean", f"--config-file={config}"], os.environ)
+    service = Service(options, load_config(options))
+    try:
+        await service.start()
+        yield port
+    finally:
+        await service.stop()
+
+
+@asynccontextmanager
+async def pair(
+    folder: Path, binary: Path, config: Mapping[str, Any], labels: Sequence[Mapping[str, str]]
+) -> AsyncIterator[Pair]:
+    """Both EPPs, serving, over as many endpoints as there are sets of labels; every page has been read."""
+    fleet = FakeFleet(labels)
+    await fleet.start()
+    endpoints, path = folder / "endpoints.json", folder / "epp.yaml"
+    endpoints.write_text(json.dumps(fleet.file()))
+    path.write_text(yaml.safe_dump(with_discovery(config, endpoints), sort_keys=False))
+    try:
+        async with Children(folder / "logs") as children:
+            child, go_port = await start_go(children, binary, path, name="go-epp")
+            async with our_epp(path) as our_port:
+                await wait_for_tcp(child, "127.0.0.1", go_port, deadline_s=20)
+                async with (
+                    grpc.aio.insecure_channel(f"127.0.0.1:{go_port}", options=_CHANNEL) as go,
+                    grpc.aio.insecure_channel(f"127.0.0.1:{our_port}", options=_CHANNEL) as ours,
+                ):
+                    await fleet.read(deadline_s=20)
+                    yield Pair(fleet, go, ours)
+            await child.stop(grace_s=0.3)
+    finally:
+        fleet.stop()
