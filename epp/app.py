@@ -9,9 +9,9 @@ import random
 import signal
 import ssl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -392,10 +392,10 @@ class Service:
             yield status.endpoint.name, "ok", status.scrapes
             yield status.endpoint.name, "failed", status.failures
 
-    def _spawn(self, work: object, name: str) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         async def guarded() -> None:
             try:
-                await work  # type: ignore[misc]
+                await work
             except Exception:
                 _log.exception("%s has stopped", name)
 

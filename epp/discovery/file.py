@@ -7,15 +7,10 @@ cannot be read changes nothing, an entry that cannot be used keeps its last good
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import os
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
-
-from watchfiles import awatch
-from watchfiles.main import FileChange
 
 from epp.api import ConfigError
 from epp.data.datastore import Changes, Datastore
@@ -27,12 +22,9 @@ from epp.discovery.endpoint_file import (
     keep_what_was,
     parse_endpoint_file,
 )
+from epp.discovery.watching import POLL_MS, follow
 
 _log: Final = logging.getLogger(__name__)
-
-DEBOUNCE_MS: Final = 50  # how long changes are gathered before they are looked at
-# Changes that no watch reports (a link to a file elsewhere, some network file systems) are seen after this long.
-POLL_MS: Final = 5000
 
 
 class FileDiscovery:
@@ -67,12 +59,13 @@ class FileDiscovery:
 
     async def watch(self) -> None:
         """Follow the file until cancelled."""
-        while True:
-            try:
-                await self._watch_directory()
-            except OSError as error:
-                self._report((f"its directory cannot be watched: {error}",))
-                await asyncio.sleep(self._poll_ms / 1000)
+        await follow(self.path.absolute().parent, self._look, unwatched=self._unwatched, poll_ms=self._poll_ms)
+
+    async def _look(self) -> None:
+        await self.reload()
+
+    def _unwatched(self, why: str) -> None:
+        self._report((why,))
 
     async def reload(self) -> Changes:
         """Look at the file again and apply what is different. Never raises for what it finds there."""
@@ -97,38 +90,6 @@ class FileDiscovery:
             _log.info("endpoints file %s: %d endpoints", self.path, len(self._specs), extra={"fields": fields})
         return changes
 
-    async def _watch_directory(self) -> None:
-        """Watches the directory, not the file: renames and ConfigMap updates put another file in its place.
-
-        Ends when the directory itself is another one, so that the caller watches that.
-        """
-        directory = self.path.absolute().parent
-        identity = _identity(directory)
-        async with contextlib.aclosing(self._awatch(directory)) as changes:
-            news = asyncio.ensure_future(anext(changes))
-            try:
-                await asyncio.sleep(0)  # begins the watch, so that nothing is missed between looking and watching
-                while True:
-                    await self.reload()
-                    if _identity(directory) != identity:
-                        return
-                    await news
-                    news = asyncio.ensure_future(anext(changes))
-            finally:
-                news.cancel()
-                await asyncio.wait([news])
-
-    def _awatch(self, directory: Path) -> AsyncGenerator[set[FileChange], None]:
-        return awatch(
-            directory,
-            watch_filter=None,
-            debounce=DEBOUNCE_MS,
-            step=DEBOUNCE_MS // 5,
-            rust_timeout=self._poll_ms,
-            yield_on_timeout=True,
-            recursive=False,
-        )
-
     def _read(self) -> bytes:
         with self.path.open("rb") as file:
             return file.read(MAX_FILE_BYTES + 1)
@@ -144,9 +105,3 @@ class FileDiscovery:
             for problem in problems:
                 _log.warning("endpoints file %s: %s", self.path, problem)
         self.problems = problems
-
-
-def _identity(directory: Path) -> tuple[int, int]:
-    """Tells a directory from another one of the same name. Raises OSError when there is none."""
-    found = os.stat(directory)
-    return found.st_dev, found.st_ino
