@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, cast
+from typing import Any
 
 import grpc
 
 from epp.api import host_port
 from epp.server.gen import health_pb2
-from epp.server.health import EXT_PROC_SERVICE, HEALTH_SERVICE, HealthState, Serving
+from epp.server.health import EXT_PROC_SERVICE, HEALTH_SERVICE, HealthState
+from epp.server.health_replies import check_reply, list_reply
 from epp.server.session import ExtProc, MalformedMessage, Session
 
 
@@ -98,22 +99,15 @@ class HealthService:
     async def _on_check(
         self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> health_pb2.HealthCheckResponse:
-        return _answer(self._state.check(request.service))
+        return check_reply(self._state, request)
 
     async def _on_list(
         self, request: health_pb2.HealthListRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> health_pb2.HealthListResponse:
-        reply = health_pb2.HealthListResponse()
-        for name, serving in self._state.list().items():
-            reply.statuses[name].CopyFrom(_answer(serving))
-        return reply
+        return list_reply(self._state)
 
     async def _on_watch(self, request: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Watch is not implemented")
-
-
-def _answer(serving: Serving) -> health_pb2.HealthCheckResponse:
-    return health_pb2.HealthCheckResponse(status=cast(health_pb2.HealthCheckResponse.ServingStatus, serving.value))
 
 
 class GrpcServer:

@@ -17,7 +17,8 @@ from google.protobuf.message import DecodeError, Message
 
 from epp.http2 import Application, Connection, GrpcStream, Limits, Status, StreamHandler
 from epp.server.gen import health_pb2
-from epp.server.health import EXT_PROC_SERVICE, HEALTH_SERVICE, HealthState, Serving
+from epp.server.health import EXT_PROC_SERVICE, HEALTH_SERVICE, HealthState
+from epp.server.health_replies import check_reply, list_reply
 from epp.server.session import ExtProc, MalformedMessage
 
 _log: Final = logging.getLogger(__name__)
@@ -121,10 +122,6 @@ class UnaryCall:
         """Nothing waits: the one reply is sent whatever the queue."""
 
 
-def _answer(serving: Serving) -> health_pb2.HealthCheckResponse:
-    return health_pb2.HealthCheckResponse(status=cast(health_pb2.HealthCheckResponse.ServingStatus, serving.value))
-
-
 class LeanServer:
     """Serves ext_proc (where `service` is given) and gRPC health on one port. `port` is known after `start`."""
 
@@ -195,14 +192,11 @@ class LeanServer:
         return None
 
     def _check(self, request: bytes) -> Message:
-        return _answer(self._health.check(health_pb2.HealthCheckRequest.FromString(request).service))
+        return check_reply(self._health, health_pb2.HealthCheckRequest.FromString(request))
 
     def _list(self, request: bytes) -> Message:
         health_pb2.HealthListRequest.FromString(request)
-        reply = health_pb2.HealthListResponse()
-        for name, serving in self._health.list().items():
-            reply.statuses[name].CopyFrom(_answer(serving))
-        return reply
+        return list_reply(self._health)
 
     def _tick(self) -> None:
         loop = asyncio.get_running_loop()
