@@ -96,7 +96,7 @@ class Director:
         endpoints = candidates.endpoints if pipeline.producers or pipeline.admitters else ()
         waited = yield from self._produce(pipeline, request, candidates, timed=timed)
         for admitter in pipeline.admitters:
-            before = perf_counter()
+            before = perf_counter() if timed else 0.0
             waiting = admitter.admit(request, candidates)
             if timed:
                 self.took("Admission", admitter, perf_counter() - before)
@@ -221,7 +221,7 @@ class Director:
             try:
                 allowed &= np.asarray(screener.screen(request, candidates), dtype=np.bool_)
             except Exception as error:
-                self._plugin_failed("Screener", screener, error)
+                self.recorder.plugin_failed("Screener", screener, error)
             kept = candidates.keep(allowed)
             if len(kept) != len(left):
                 removed.append((screener.name, len(left) - len(kept)))
@@ -244,7 +244,7 @@ class Director:
                     waited = True
                     yield Wait(waiting, producer.timeout_s)
             except Exception as error:
-                self._plugin_failed("DataProducer", producer, error)
+                self.recorder.plugin_failed("DataProducer", producer, error)
             if timed:
                 self.took("DataProducer", producer, perf_counter() - before)
         return waited
@@ -278,7 +278,7 @@ class Director:
             except RequestError as error:
                 refusal = refusal or error
             except Exception as error:
-                self._plugin_failed("PreRequest", hook, error)
+                self.recorder.plugin_failed("PreRequest", hook, error)
             if timed:
                 self.took("PreRequest", hook, perf_counter() - before)
         if refusal is not None:
@@ -305,9 +305,6 @@ class Director:
         plain = self._encodings.decode(body, encoding)
         changed = request.payload.with_model(plain, request.model)
         return None if changed is plain else self._encodings.encode(changed, encoding)
-
-    def _plugin_failed(self, point: str, plugin: Plugin, error: Exception) -> None:
-        self.recorder.plugin_failed(point, plugin, error)
 
 
 def _no_endpoints(message: str, total: int, removed: Removed) -> Unavailable:

@@ -55,7 +55,6 @@ class Profile:
         "_filters",
         "_observer",
         "_outline",
-        "_picker",
         "_picker_timer",
         "_scorers",
         "filters",
@@ -119,7 +118,7 @@ class Profile:
         for plugin, timer in self._filters:
             if not len(left):
                 break
-            before = perf_counter()
+            before = perf_counter() if timed else 0.0
             try:
                 kept = left.keep(plugin.keep(request, left))
             except Exception as error:
