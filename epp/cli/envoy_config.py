@@ -26,6 +26,7 @@ from epp.cli.flags import (
     Parsed,
     UsageError,
     choice,
+    described,
     duration,
     items,
     number,
@@ -222,15 +223,7 @@ def envoy_config(arguments: Sequence[str]) -> int:
 
 def help_text() -> str:
     """What the modes mean, and all flags by group with defaults and units."""
-    lines = [_INTRO.rstrip("\n")]
-    for group in GROUPS:
-        lines += ["", f"{group.title}:"]
-        for flag in group.flags:
-            default = "auto" if flag.name == "response-bodies" else flag.shown_default()
-            lines.append(f"  --{flag.name}{' ' + flag.unit if flag.unit else '[=false]' if flag.default else ''}")
-            described = f"{flag.help} (default {default})" if default else flag.help
-            lines += textwrap.wrap(described, 100, initial_indent=" " * 8, subsequent_indent=" " * 8)
-    return "\n".join(lines) + "\n"
+    return "\n".join([_INTRO.rstrip("\n"), *described(GROUPS, shown={"response-bodies": "auto"})]) + "\n"
 
 
 # --- what was asked for --------------------------------------------------------------------------------------------------

@@ -7,7 +7,8 @@ comma-separated; of other flags given twice the last counts; `--` ends the flags
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -142,6 +143,20 @@ def parse_flags(argv: Sequence[str], groups: Iterable[Group]) -> Parsed:
                 value = rest.pop()
         _store(parsed, flag, value)
     return parsed
+
+
+def described(groups: Iterable[Group], shown: Mapping[str, str] | None = None) -> Iterator[str]:
+    """Lines of a help: all flags by group, with defaults and units. `shown`: defaults by flag name that are said otherwise."""
+    for group in groups:
+        yield from ("", f"{group.title}:")
+        for flag in group.flags:
+            name = f"-{flag.short}, --{flag.name}" if flag.short else f"--{flag.name}"
+            yield f"  {name}{' ' + flag.unit if flag.unit else '[=false]' if flag.default else ''}"
+            default = (shown or {}).get(flag.name) or flag.shown_default()
+            facts = (flag.help, f"(default {default})" if default else "", f"[{flag.note}]" if flag.note else "")
+            yield from textwrap.wrap(
+                " ".join(f for f in facts if f), 100, initial_indent=" " * 8, subsequent_indent=" " * 8
+            )
 
 
 def _store(parsed: Parsed, flag: Flag, value: str) -> None:

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import enum
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -21,6 +20,7 @@ from epp.cli.flags import (
     Parsed,
     UsageError,
     choice,
+    described,
     duration,
     integer,
     items,
@@ -330,16 +330,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> RunO
 def help_text() -> str:
     """All flags by group, with defaults and units."""
     lines = ["Usage: epp run [flags]", "", "Values: DURATION 50ms, 30s, 1m30s; SIZE 100Mi, 25MB or bytes."]
-    for group in GROUPS:
-        lines += ["", f"{group.title}:"]
-        for flag in group.flags:
-            name = f"-{flag.short}, --{flag.name}" if flag.short else f"--{flag.name}"
-            default = flag.shown_default()
-            facts = [flag.help, f"(default {default})" if default else "", f"[{flag.note}]" if flag.note else ""]
-            lines.append(f"  {name}{' ' + flag.unit if flag.unit else '[=false]' if flag.default else ''}")
-            described = " ".join(f for f in facts if f)
-            lines += textwrap.wrap(described, 100, initial_indent=" " * 8, subsequent_indent=" " * 8)
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *described(GROUPS)]) + "\n"
 
 
 def _noted() -> list[Flag]:
