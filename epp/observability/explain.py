@@ -155,28 +155,15 @@ class Decisions:
         """Call it before the pick is counted in: loads are noted as the scheduler saw them. `result` None: nobody was left."""
         if trace is None:
             return
-        screening: Screening | None = request.state.get(Screening)
-        self._add(
-            Decision(
-                self._next,
-                time.time(),
-                self._clock(),
-                request.id,
-                request.incoming_model,
-                request.model,
-                request.objective,
-                request.priority,
-                request.fairness_id,
-                config_hash,
-                self._detail(request, candidates, trace),
-                took_s,
-                result.primary if result is not None else "",
-                result.endpoints if result is not None else (),
-                result.destination if result is not None else "",
-                screening,
-            ),
-            request,
-        )
+        decision = self._begun(request, config_hash)
+        decision.detail = self._detail(request, candidates, trace)
+        decision.took_s = took_s
+        if result is not None:
+            decision.primary = result.primary
+            decision.endpoints = result.endpoints
+            decision.destination = result.destination
+        decision.screening = request.state.get(Screening)
+        self._add(decision, request)
 
     def refused(self, request: Request | None, config_hash: str, error: RequestError) -> None:
         """The client is told `error`. Without a request it was refused before it was read."""
@@ -184,7 +171,7 @@ class Decisions:
             return
         decision: Decision | None = None if request is None else request.state.get(Decision)
         if decision is None:
-            decision = self._undecided(request, config_hash)
+            decision = self._begun(request, config_hash)
             self._add(decision, request)
         decision.refusal = error.code.value
         decision.message = error.message
@@ -233,8 +220,8 @@ class Decisions:
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
-    def _undecided(self, request: Request | None, config_hash: str) -> Decision:
-        """Of a request that was refused before it was scheduled, or even read."""
+    def _begun(self, request: Request | None, config_hash: str) -> Decision:
+        """What is known before scheduling. None: a request that could not even be read."""
         if request is None:
             return Decision(self._next, time.time(), self._clock(), "", "", "", "", 0, "", config_hash)
         return Decision(
