@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 import numpy as np
 
 from epp.api import IN_FLIGHT_REQUESTS, Candidates, Floats, Handle, Request, Scorer
+
+_LESS_THAN_ONE_REQUEST: Final = 1e-9
 
 
 class ActiveRequestScorer(Scorer):
@@ -28,7 +30,8 @@ class ActiveRequestScorer(Scorer):
 
     def __init__(self, params: Params, handle: Handle) -> None:
         super().__init__(params, handle)
-        self._idle = float(params.idle_threshold)
+        # Never 0: of the least floats the reciprocal is infinite, and 0 times that is no score.
+        self._idle = max(float(params.idle_threshold), _LESS_THAN_ONE_REQUEST)
         self._max_busy_score = params.max_busy_score
 
     def score(self, request: Request, candidates: Candidates) -> Floats:

@@ -18,6 +18,7 @@ from tests.support.scheduling import make_request
         pytest.param({"idleThreshold": 2}, [0, 2, 4, 8], [1, 1, 0.5, 0], id="idle up to the threshold"),
         pytest.param({"maxBusyScore": 0.5}, [0, 2, 8], [1, 0.375, 0], id="busy endpoints stay below idle ones"),
         pytest.param({"requestTimeout": "2m"}, [1, 2], [0.5, 0], id="an old parameter changes nothing"),
+        pytest.param({}, [5e-324, 5e-324], [1, 1], id="less than one request is none, though a float can hold it"),
     ],
 )
 def test_fewer_requests_in_flight_score_higher(
