@@ -38,7 +38,6 @@ from epp.observability.explain import Decisions
 from epp.observability.explain_page import ExplainPage
 from epp.observability.logs import INFO, log_event
 from epp.observability.metrics import Recorder
-from epp.observability.requests import RequestLog
 from epp.observability.state import endpoints_state, plugins_state
 from epp.server.grpcio import GrpcServer
 from epp.server.health import HealthState
@@ -104,12 +103,10 @@ class Service:
         self.registry = make_registry()
         pipeline = build(loaded, self.registry, self.environment)
         self.health = HealthState(leader_election=False)
-        self.request_log = RequestLog()
         self.director = Director(
             self.datastore,
             pipeline,
             recorder=self.recorder,
-            request_log=self.request_log,
             clock=clock,
             encodings=Encodings(
                 read=options.compressed_requests == "read", max_body_bytes=options.max_request_body_bytes
@@ -382,7 +379,7 @@ class Service:
             ),
             config=lambda: (describe(self.director.pipeline), self.director.pipeline.config_hash),
             plugins=lambda: plugins_state(self.director.pipeline.plugins),
-            requests=self.request_log.recent,
+            requests=self.director.request_log.recent,
             explain=ExplainPage(self.director.decisions) if self.director.decisions.keeps else None,
             notes=self.notes,
         )

@@ -14,13 +14,10 @@ from typing import Final
 import numpy as np
 
 from epp.api import (
-    IN_FLIGHT_REQUESTS,
-    WAITING_REQUESTS,
     Candidates,
     Code,
     Parser,
     Plugin,
-    PrefixMatch,
     Request,
     RequestError,
     SchedulingResult,
@@ -35,7 +32,7 @@ from epp.extproc.exchange import Destination, RequestHead
 from epp.observability.bodies import BodyWatch
 from epp.observability.explain import Decisions, Screening
 from epp.observability.metrics import Recorder
-from epp.observability.requests import PickFacts, RequestLog
+from epp.observability.requests import RequestLog
 from epp.scheduling.observer import TIMED_EVERY
 from epp.scheduling.unavailable import Removed, Unavailable
 
@@ -54,7 +51,6 @@ class Director:
         pipeline: Pipeline,
         *,
         recorder: Recorder,
-        request_log: RequestLog,
         clock: Callable[[], float],
         encodings: Encodings,
         use_subset_hint: bool = True,
@@ -66,9 +62,9 @@ class Director:
         self.datastore = datastore
         self.pipeline = pipeline
         self.recorder = recorder
-        self.request_log = request_log
         self.clock = clock
         self.decisions = decisions if decisions is not None else Decisions(datastore.fleet, clock, keep=0)
+        self.request_log = RequestLog(self.decisions)
         self.explain_header = explain_header and self.decisions.keeps
         self.log = logging.getLogger("epp.director")
         self.bodies = BodyWatch(recorder.response_body_sent, self.log)
@@ -126,26 +122,6 @@ class Director:
         if timer is None:
             timer = self._timers[point, plugin] = self.recorder.timer(point, plugin)
         timer(duration_s)
-
-    def facts(self, request: Request) -> PickFacts | None:
-        """What was known of the chosen endpoint when it was chosen, for the log. None when nobody reads it."""
-        result = request.result
-        if result is None or not self.request_log.wanted:
-            return None
-        row = result.target.row
-        columns = self.datastore.fleet.columns
-        matched = total = None
-        for value in request.data.values():
-            if isinstance(value, PrefixMatch):
-                matched, total = value.matched_blocks.item(row), value.total_blocks
-                break
-        return PickFacts(
-            len(request.candidates or ()),
-            columns[WAITING_REQUESTS].item(row),
-            columns[IN_FLIGHT_REQUESTS].item(row),
-            matched,
-            total,
-        )
 
     # --- reading -----------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,6 @@ from epp.director.waiting import Path, Suspend, Wait
 from epp.extproc.exchange import BodyMode, Destination, RequestHead, ResponseHead
 from epp.observability.explain import Decision
 from epp.observability.explanation import EXPLAIN, EXPLAINED, one_line
-from epp.observability.requests import PickFacts
 
 _EVENT_STREAM: Final = "text/event-stream"
 
@@ -28,7 +27,6 @@ class RequestExchange:
     __slots__ = (
         "_director",
         "_end_told",
-        "_facts",
         "_headers_only",
         "_mode",
         "_pipeline",
@@ -48,7 +46,6 @@ class RequestExchange:
         self._restorer: Restorer | None = None
         self._headers_only = False
         self._end_told = False
-        self._facts: PickFacts | None = None
         self.request: Request | None = None
         self.response = Response()
 
@@ -79,7 +76,6 @@ class RequestExchange:
         if not self._headers_only:
             self._director.recorder.request_routed(request)
             self._director.recorder.request_started(request)
-        self._facts = self._director.facts(request)
         return destination
 
     def refused(self, error: RequestError) -> None:
@@ -217,4 +213,4 @@ class RequestExchange:
         self._suspend = _nobody_waits
         self._director.recorder.request_ended(request, response)
         self._director.decisions.ended(request, response)
-        self._director.request_log.request_line(request, response, self._facts, config=self._pipeline.config_hash)
+        self._director.request_log.request_line(request, response, self._pipeline.config_hash)

@@ -185,21 +185,21 @@ class Decisions:
     def ended(self, request: Request, response: Response) -> None:
         """The request is over, however."""
         decision: Decision | None = request.state.get(Decision)
-        if decision is None:
-            return
-        received_s = request.received_s
-        decision.ended = True
-        if response.status:
-            decision.status = response.status
-        decision.served = response.served_endpoint or ""
-        if response.first_chunk_s is not None:
-            decision.ttft_s = response.first_chunk_s - received_s
-        if response.ended_s is not None:
-            decision.duration_s = response.ended_s - received_s
-        decision.usage = response.usage
-        decision.termination = response.termination
+        if decision is not None:
+            _conclude(decision, request, response)
 
     # --- for those who ask -------------------------------------------------------------------------------------------
+
+    def of(self, request: Request, response: Response, config_hash: str) -> Decision:
+        """The decision about a request that is over; where none is kept, what can be told without."""
+        decision: Decision | None = request.state.get(Decision)
+        if decision is None:
+            decision = self._begun(request, config_hash)
+            if request.result is not None:
+                decision.endpoints = request.result.endpoints
+            decision.refusal = response.refusal
+            _conclude(decision, request, response)
+        return decision
 
     def find(self, request_id: str) -> Decision | None:
         """The latest decision about the request with this id."""
@@ -288,3 +288,17 @@ class Decisions:
         if decision.detail is not None:
             self._held_bytes -= decision.detail.size_bytes
             decision.detail = None
+
+
+def _conclude(decision: Decision, request: Request, response: Response) -> None:
+    received_s = request.received_s
+    decision.ended = True
+    if response.status:
+        decision.status = response.status
+    decision.served = response.served_endpoint or ""
+    if response.first_chunk_s is not None:
+        decision.ttft_s = response.first_chunk_s - received_s
+    if response.ended_s is not None:
+        decision.duration_s = response.ended_s - received_s
+    decision.usage = response.usage
+    decision.termination = response.termination

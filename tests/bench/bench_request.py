@@ -13,6 +13,7 @@ import sys
 from collections import defaultdict
 from time import perf_counter, process_time
 
+from epp.observability.explain import KEPT
 from epp.server.session import ExtProc, Session
 from tests.support.conversations import FOLDER, read
 from tests.support.service import make_director
@@ -78,7 +79,7 @@ def steps(service: ExtProc, made: list[list[tuple[str, bytes]]]) -> dict[str, fl
 
 
 def main() -> None:
-    service = ExtProc(make_director(*[f"127.0.0.1:{8000 + i}" for i in range(8)]), max_body_bytes=1 << 24)
+    service = ExtProc(make_director(*[f"127.0.0.1:{8000 + i}" for i in range(8)], keep=KEPT), max_body_bytes=1 << 24)
     made = conversations(ROUNDS * REQUESTS)
     for messages in made[:REQUESTS]:
         run(service, messages)

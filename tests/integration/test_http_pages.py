@@ -10,12 +10,14 @@ import aiohttp
 import pytest
 
 from epp.api import METRICS_UPDATED_S, WAITING_REQUESTS, Endpoint, Fleet, StateDumper
+from epp.observability.explain import Decisions
 from epp.observability.metrics import Recorder
-from epp.observability.requests import PickFacts, RequestLog
+from epp.observability.requests import RequestLog
 from epp.observability.state import endpoints_state, plugins_state
 from epp.server.health import HealthState
 from epp.server.http import HttpServer, Pages
 from epp.server.tls import Certificate, ssl_context
+from tests.support.deciding import decide
 from tests.support.plugins import Clock, make_handle
 from tests.support.recording import make_request, make_response
 
@@ -34,10 +36,10 @@ class Picker:
     clock: Clock = field(default_factory=Clock)
     fleet: Fleet = field(default_factory=Fleet)
     health: HealthState = field(default_factory=HealthState)
-    requests: RequestLog = field(default_factory=RequestLog)
 
     def __post_init__(self) -> None:
         self.recorder = Recorder(self.clock)
+        self.decisions = Decisions(self.fleet, self.clock)
         self.recorder.watch_fleet(self.fleet, self.clock, 2.0, "pool")
         self.plugin = Dumper(Dumper.Params(), make_handle(name="mine"))
 
@@ -48,7 +50,7 @@ class Picker:
             endpoints=lambda: endpoints_state(self.fleet, self.clock, pool_name="<pool>"),
             config=lambda: ("plugins: []\n", "abc123"),
             plugins=lambda: plugins_state({"mine": self.plugin}),
-            requests=self.requests.recent,
+            requests=RequestLog(self.decisions).recent,
         )
 
 
@@ -143,12 +145,14 @@ async def test_plugins_show_their_state(client: aiohttp.ClientSession) -> None:
 
 
 async def test_the_last_requests_are_shown(picker: Picker, client: aiohttp.ClientSession) -> None:
-    picker.requests.request_line(make_request("m"), make_response(), PickFacts(1, 0, 0, 2, 3))
+    picker.fleet.add(Endpoint("e0", "10.0.0.1", 8000))
+    request = decide(picker.decisions, picker.fleet, make_request("m"))
+    picker.decisions.ended(request, make_response())
 
     async with client.get("/debug/requests") as response:
         [record] = (await response.json())["requests"]
 
-    assert (record["model"], record["duration_ms"], record["prefix_blocks"]) == ("m", 2000.0, 2)
+    assert (record["model"], record["duration_ms"], record["in_flight"]) == ("m", 2000.0, 1)
 
 
 async def test_nothing_can_be_changed_over_this_port(client: aiohttp.ClientSession) -> None:

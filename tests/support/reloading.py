@@ -135,7 +135,7 @@ class Reloading:
 
     def __init__(self, config: str, *plugins: type[Plugin]) -> None:
         plugins = (Stamp, *plugins)
-        self.director: Director = make_director(*SERVERS, config=config, plugins=plugins)
+        self.director: Director = make_director(*SERVERS, config=config, plugins=plugins, keep=10)
         recorder = self.director.recorder
         environment = Environment(
             fleet=self.director.datastore.fleet,

@@ -17,8 +17,8 @@ from epp.data.datastore import Datastore
 from epp.data.endpoint_spec import EndpointSpec
 from epp.director.director import Director
 from epp.director.encoding import Encodings
+from epp.observability.explain import Decisions
 from epp.observability.metrics import Recorder
-from epp.observability.requests import RequestLog
 from epp.server.grpcio import GrpcServer
 from epp.server.health import EXT_PROC_SERVICE, HealthState
 from epp.server.lean import LeanServer
@@ -30,11 +30,11 @@ TRANSPORTS = ("lean", "grpcio")
 
 
 def make_director(
-    *endpoints: str, config: str = "", plugins: Sequence[type[Plugin]] = (), read_gzip: bool = True
+    *endpoints: str, config: str = "", plugins: Sequence[type[Plugin]] = (), read_gzip: bool = True, keep: int = 0
 ) -> Director:
     """A director over endpoints `ip:port`, with the built-in default configuration unless another is given.
 
-    `plugins` may be used in the configuration beside the in-tree ones.
+    `plugins` may be used in the configuration beside the in-tree ones. `keep`: decisions to explain.
     """
     datastore = Datastore(rng=random.Random(0))
     recorder = Recorder(monotonic, process=False)
@@ -58,8 +58,8 @@ def make_director(
         datastore,
         pipeline,
         recorder=recorder,
-        request_log=RequestLog(),
         clock=monotonic,
+        decisions=Decisions(datastore.fleet, monotonic, keep=keep),
         encodings=Encodings(read=read_gzip, max_body_bytes=1 << 24),
     )
 

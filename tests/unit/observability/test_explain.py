@@ -12,29 +12,14 @@ from epp.api import (
     Code,
     Fleet,
     PrefixMatch,
-    Request,
     RequestError,
-    SchedulingResult,
     Usage,
 )
 from epp.observability.explain import Decision, Decisions
-from epp.scheduling.observer import Unobserved
-from epp.scheduling.profile import NoEndpointLeft, Profile
-from epp_plugins.pickers.max_score_picker import MaxScorePicker
-from epp_plugins.scorers.queue_scorer import QueueScorer
-from tests.support.plugins import Clock, make_fleet, make_plugin
+from epp.scheduling.profile import NoEndpointLeft
+from tests.support.deciding import decide
+from tests.support.plugins import Clock, make_fleet
 from tests.support.recording import make_request, make_response
-
-
-def decide(decisions: Decisions, fleet: Fleet, request: Request | None = None) -> Request:
-    """One decision of a queue-scorer, kept."""
-    request = request or make_request()
-    scorer = make_plugin(QueueScorer, fleet)
-    profile = Profile("p", scorers=[(scorer, 1.0)], picker=make_plugin(MaxScorePicker), observer=Unobserved())
-    trace = decisions.trace()
-    result = SchedulingResult({"p": profile.run(request, fleet.candidates(), trace=trace)}, "p")
-    decisions.scheduled(request, "hash", fleet.candidates(), trace, result, 1e-5)
-    return request
 
 
 def make_ring(fleet: Fleet, *, keep: int = 10, detail_bytes: int = 1 << 20) -> Decisions:
