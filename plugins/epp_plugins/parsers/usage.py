@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import msgspec
 
@@ -22,10 +22,41 @@ class _Document(msgspec.Struct, gc=False):
     message: msgspec.Raw = ABSENT
 
 
+_TokenCount: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)] | None
+
+
+class _CommonDetails(msgspec.Struct, gc=False):
+    cached_tokens: _TokenCount = None
+
+
+class _CommonUsage(msgspec.Struct, gc=False):
+    prompt_tokens: _TokenCount = None
+    completion_tokens: _TokenCount = None
+    total_tokens: _TokenCount = None
+    prompt_tokens_details: _CommonDetails | None = None
+    input_tokens_details: _CommonDetails | None = None
+    prompt_token_details: _CommonDetails | None = None
+    cache_read_input_tokens: _TokenCount = None
+
+    def usage(self) -> Usage | None:
+        cached = self.cache_read_input_tokens
+        for details in (self.prompt_token_details, self.input_tokens_details, self.prompt_tokens_details):
+            if details is not None and details.cached_tokens is not None:
+                cached = details.cached_tokens
+        return _usage(self.prompt_tokens, self.completion_tokens, self.total_tokens, cached)
+
+
+class _CommonDocument(msgspec.Struct, gc=False):
+    object: Literal["chat.completion", "chat.completion.chunk", "text_completion"]
+    usage: _CommonUsage | None = None
+
+
 class _SglangDocument(msgspec.Struct, gc=False):
     meta_info: Any = None
 
 
+# What most answers are, read without a dictionary; whatever does not fit goes the long way.
+_common: Final = msgspec.json.Decoder(_CommonDocument)
 _document: Final = msgspec.json.Decoder(_Document)
 _sglang_document: Final = msgspec.json.Decoder(_SglangDocument)
 _any: Final = msgspec.json.Decoder()
@@ -36,6 +67,11 @@ def document_usage(data: bytes) -> Usage | None:
 
     None for documents that hold none or cannot be read.
     """
+    try:
+        usage = _common.decode(data).usage
+        return None if usage is None else usage.usage()
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        pass
     try:
         document = _document.decode(data)
         if not isinstance(document.usage, dict):

@@ -13,6 +13,7 @@ from epp_plugins.parsers.json_usage import MAX_BYTES
 from epp_plugins.parsers.lines import MAX_LINE_BYTES
 from epp_plugins.parsers.openai_parser import OpenAIParser
 from epp_plugins.parsers.sglanghttp_parser import SglangHttpParser
+from epp_plugins.parsers.usage import document_usage
 from tests.support.parsing import read_usage, response
 from tests.support.plugins import make_plugin
 
@@ -198,3 +199,38 @@ def test_rendering_has_no_usage(path: str) -> None:
 
 def test_an_answer_without_content_type_is_read_as_json() -> None:
     assert read_usage(OpenAIParser, [b'{"usage":{"prompt_tokens":1}}'], content_type="") == Usage(prompt_tokens=1)
+
+
+@pytest.mark.parametrize("kind", ["chat.completion", "something.else"])
+@pytest.mark.parametrize(
+    ("usage", "expected"),
+    [
+        ({"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}, Usage(3, 2, 5)),
+        ({"prompt_tokens": 3, "prompt_tokens_details": {"cached_tokens": 1}}, Usage(3, cached_tokens=1)),
+        (
+            {"prompt_tokens": 3, "prompt_tokens_details": None, "input_tokens_details": {"cached_tokens": 1}},
+            Usage(3, cached_tokens=1),
+        ),
+        (
+            {"prompt_tokens": 3, "prompt_tokens_details": {}, "prompt_token_details": {"cached_tokens": 1}},
+            Usage(3, cached_tokens=1),
+        ),
+        ({"prompt_tokens": 3, "cache_read_input_tokens": 2}, Usage(3, cached_tokens=2)),
+        (
+            {"prompt_tokens": 3, "prompt_tokens_details": {"cached_tokens": 0}, "cache_read_input_tokens": 2},
+            Usage(3, cached_tokens=0),
+        ),
+        ({"prompt_tokens": -3, "completion_tokens": True, "total_tokens": 5}, Usage(total_tokens=5)),
+        ({"prompt_tokens": "3", "completion_tokens": 2.5}, None),
+        ({"prompt_tokens": 1 << 63, "completion_tokens": (1 << 63) - 1}, Usage(completion_tokens=(1 << 63) - 1)),
+        ({"prompt_tokens": 3, "prompt_tokens_details": "none"}, Usage(3)),
+        ({}, None),
+        (None, None),
+        ([1], None),
+    ],
+)
+def test_usage_is_what_can_be_counted_whatever_the_rest_is(kind: str, usage: object, expected: Usage | None) -> None:
+    """The common kinds of answers are read on a short way, which must tell the same."""
+    document = json.dumps({"id": "x", "object": kind, "usage": usage}).encode()
+
+    assert document_usage(document) == expected
