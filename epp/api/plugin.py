@@ -224,7 +224,11 @@ class Scorer(Plugin):
     """Rates candidates within one profile."""
 
     def score(self, request: Request, candidates: Candidates) -> Floats | Sequence[float]:
-        """One number per candidate, same order, in [0, 1] (others are clipped), 1 best."""
+        """One number per candidate, same order, in [0, 1] (others are clipped), 1 best.
+
+        The vector is kept, and must not be changed afterwards. One that cannot be written to (`flags.writeable`) is taken to
+        be constant: returned again, it is not looked at again.
+        """
         raise NotImplementedError
 
 

@@ -6,7 +6,7 @@ A scorer that raises, or returns something that is not one finite number per can
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import TypeAlias
 
@@ -48,6 +48,20 @@ class NoEndpointLeft(Unavailable):
         return f"profile {self.profile}: {super().why_not}"
 
 
+class _ScorerStep:
+    """A scorer with its weight, and the last scores that it has shown to be constant: by a vector that cannot be written to."""
+
+    __slots__ = ("plugin", "scores", "timer", "weight", "weighted")
+
+    def __init__(self, plugin: Scorer, weight: float, timer: Callable[[float], None]) -> None:
+        self.plugin = plugin
+        # An array: a Python number would be converted at every multiplication.
+        self.weight = np.array(weight)
+        self.timer = timer
+        self.scores: Floats | None = None
+        self.weighted: Floats
+
+
 class Profile:
     """A named chain of filters, weighted scorers and one picker, in configuration order."""
 
@@ -83,8 +97,7 @@ class Profile:
             Named(picker.name, picker.type),
         )
         self._filters = tuple((f, observer.timer("Filter", f)) for f in filters)
-        # Weights as arrays: a Python number would be converted at every multiplication.
-        self._scorers = tuple((s, np.array(float(weight)), observer.timer("Scorer", s)) for s, weight in scorers)
+        self._scorers = tuple(_ScorerStep(s, float(weight), observer.timer("Scorer", s)) for s, weight in scorers)
         self._picker_timer = observer.timer("Picker", picker)
 
     def run(
@@ -134,27 +147,26 @@ class Profile:
     def _score(self, request: Request, candidates: Candidates, kept: list[Floats | None], *, timed: bool) -> Floats:
         shape = candidates.rows.shape
         totals: Floats | None = None
-        for plugin, weight, timer in self._scorers:
+        for step in self._scorers:
+            plugin = step.plugin
             before = perf_counter() if timed else 0.0
             try:
                 scores = plugin.score(request, candidates)
-                if not isinstance(scores, np.ndarray):
-                    scores = np.asarray(scores, dtype=np.float64)
-                if scores.shape != shape:
-                    raise ValueError(f"returned shape {scores.shape} for {len(candidates)} candidates")
-                # Looking at the extremes costs a third of clipping, and NaN, which compares false, is one of them.
-                if not (scores.item(scores.argmin()) >= 0.0 and scores.item(scores.argmax()) <= 1.0):
-                    if np.isnan(scores).any():
-                        raise ValueError("returned NaN")
-                    scores = scores.clip(0.0, 1.0)
-                weighted: Floats = scores * weight
-                totals = weighted if totals is None else totals + weighted
-                kept.append(scores)
+                if scores is step.scores and scores.shape == shape:
+                    kept.append(scores)
+                    totals = step.weighted if totals is None else totals + step.weighted
+                else:
+                    scores = _checked(scores, shape)
+                    weighted: Floats = scores * step.weight
+                    totals = weighted if totals is None else totals + weighted
+                    kept.append(scores)
+                    if not scores.flags.writeable:
+                        step.scores, step.weighted = scores, weighted
             except Exception as error:
                 kept.append(None)
                 self._observer.plugin_failed("Scorer", plugin, error)
             if timed:
-                timer(perf_counter() - before)
+                step.timer(perf_counter() - before)
         return totals if totals is not None else np.zeros(shape)
 
     def _pick(self, request: Request, candidates: Candidates, totals: Floats) -> Sequence[int]:
@@ -166,6 +178,20 @@ class Profile:
             self._observer.plugin_failed("Picker", self.picker, error)
             positions = (int(totals.argmax()),)
         return positions
+
+
+def _checked(scores: Floats | Sequence[float], shape: tuple[int, ...]) -> Floats:
+    """One number in [0, 1] per candidate. Raises ValueError."""
+    if not isinstance(scores, np.ndarray):
+        scores = np.asarray(scores, dtype=np.float64)
+    if scores.shape != shape:
+        raise ValueError(f"returned shape {scores.shape} for {shape[0]} candidates")
+    # Looking at the extremes costs a third of clipping, and NaN, which compares false, is one of them.
+    if not (scores.item(scores.argmin()) >= 0.0 and scores.item(scores.argmax()) <= 1.0):
+        if np.isnan(scores).any():
+            raise ValueError("returned NaN")
+        scores = scores.clip(0.0, 1.0)
+    return scores
 
 
 def _counts(candidates: Candidates, steps: _Steps) -> list[tuple[str, int]]:

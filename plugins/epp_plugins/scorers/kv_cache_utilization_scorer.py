@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from epp.api import KV_CACHE_USAGE, Candidates, Floats, Request, Scorer
+from epp.api import KV_CACHE_USAGE, Floats
+from epp_plugins.column_scorer import ColumnScorer
 from epp_plugins.scores import within_unit
 
 
-class KvCacheUtilizationScorer(Scorer):
+class KvCacheUtilizationScorer(ColumnScorer):
     """1 - usage. Old values are used as they are.
 
     Reads kv_cache_usage (fraction; vllm:kv_cache_usage_perc). Same rule as the Go EPP's kv-cache-utilization-scorer.
@@ -14,5 +15,7 @@ class KvCacheUtilizationScorer(Scorer):
 
     type = "kv-cache-utilization-scorer"
 
-    def score(self, request: Request, candidates: Candidates) -> Floats:
-        return within_unit(1.0 - candidates.column(KV_CACHE_USAGE))
+    column = KV_CACHE_USAGE
+
+    def rate(self, values: Floats) -> Floats:
+        return within_unit(1.0 - values)

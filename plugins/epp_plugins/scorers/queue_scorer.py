@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from epp.api import WAITING_REQUESTS, Candidates, Floats, Request, Scorer
+from epp.api import WAITING_REQUESTS, Floats
+from epp_plugins.column_scorer import ColumnScorer
 from epp_plugins.scores import lowest_is_best
 
 
-class QueueScorer(Scorer):
+class QueueScorer(ColumnScorer):
     """(max - q) / (max - min) over the candidates; equal queues all score 1.
 
     Reads waiting_requests (requests; vllm:num_requests_waiting). Same rule as the Go EPP's queue-scorer.
@@ -14,5 +15,7 @@ class QueueScorer(Scorer):
 
     type = "queue-scorer"
 
-    def score(self, request: Request, candidates: Candidates) -> Floats:
-        return lowest_is_best(candidates.column(WAITING_REQUESTS))
+    column = WAITING_REQUESTS
+
+    def rate(self, values: Floats) -> Floats:
+        return lowest_is_best(values)

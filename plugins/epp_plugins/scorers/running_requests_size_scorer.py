@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from epp.api import RUNNING_REQUESTS, Candidates, Floats, Request, Scorer
+from epp.api import RUNNING_REQUESTS, Floats
+from epp_plugins.column_scorer import ColumnScorer
 from epp_plugins.scores import lowest_is_best
 
 
-class RunningRequestsSizeScorer(Scorer):
+class RunningRequestsSizeScorer(ColumnScorer):
     """(max - r) / (max - min) over the candidates; equal counts all score 1.
 
     Reads running_requests (requests; vllm:num_requests_running). Same rule as the Go EPP's scorer of that name.
@@ -14,5 +15,7 @@ class RunningRequestsSizeScorer(Scorer):
 
     type = "running-requests-size-scorer"
 
-    def score(self, request: Request, candidates: Candidates) -> Floats:
-        return lowest_is_best(candidates.column(RUNNING_REQUESTS))
+    column = RUNNING_REQUESTS
+
+    def rate(self, values: Floats) -> Floats:
+        return lowest_is_best(values)
