@@ -143,46 +143,26 @@ class Termination(enum.Enum):
     EVICTED = "evicted"
 
 
-class Response:
+class Response(msgspec.Struct, eq=False):
     """One response as far as it has been seen. Times are seconds of the handle's clock, None until they happen."""
 
-    __slots__ = (
-        "body_seen",
-        "chunks",
-        "dynamic_metadata",
-        "ended_s",
-        "first_chunk_s",
-        "headers",
-        "last_chunk_s",
-        "refusal",
-        "served_endpoint",
-        "set_headers",
-        "size_bytes",
-        "started_s",
-        "status",
-        "streaming",
-        "termination",
-        "usage",
-    )
-
-    def __init__(self) -> None:
-        self.status = 0  # HTTP status, 0 before the headers
-        self.headers: Mapping[str, str] = {}
-        self.streaming = False
-        # ip:port, as the proxy reports it; None when it sent no metadata, empty when they lack the key
-        self.served_endpoint: str | None = None
-        self.set_headers: dict[str, str] = {}  # added to the response that goes to the client
-        self.dynamic_metadata: dict[str, dict[str, Any]] = {}
-        self.body_seen = False  # the proxy sends response bodies
-        self.chunks = 0
-        self.size_bytes = 0
-        self.usage: Usage | None = None
-        self.started_s: float | None = None
-        self.first_chunk_s: float | None = None
-        self.last_chunk_s: float | None = None
-        self.ended_s: float | None = None
-        self.termination = Termination.COMPLETE
-        self.refusal = ""  # the code of the error that the picker answered with, see `epp.api.Code`
+    status: int = 0  # HTTP status, 0 before the headers
+    headers: Mapping[str, str] = {}
+    streaming: bool = False
+    # ip:port, as the proxy reports it; None when it sent no metadata, empty when they lack the key
+    served_endpoint: str | None = None
+    set_headers: dict[str, str] = {}  # added to the response that goes to the client
+    dynamic_metadata: dict[str, dict[str, Any]] = {}
+    body_seen: bool = False  # the proxy sends response bodies
+    chunks: int = 0
+    size_bytes: int = 0
+    usage: Usage | None = None
+    started_s: float | None = None
+    first_chunk_s: float | None = None
+    last_chunk_s: float | None = None
+    ended_s: float | None = None
+    termination: Termination = Termination.COMPLETE
+    refusal: str = ""  # the code of the error that the picker answered with, see `epp.api.Code`
 
 
 class ProfileResult(msgspec.Struct, frozen=True):
