@@ -82,7 +82,7 @@ class Director:
         """
         timed = self._paths % TIMED_EVERY == 0
         self._paths += 1
-        self._read(pipeline, request, head, body)
+        plain = self._read(pipeline, request, head, body)
         self._rewrite(request)
         self._classify(pipeline, request)
         self._shed(pipeline, request)
@@ -109,7 +109,7 @@ class Director:
             check_preference(request, result)
         self._account(pipeline, request, result, timed=timed)
         request.payload.forget_prompts()
-        return self._destination(request, result, body)
+        return self._destination(request, result, body, plain)
 
     def use(self, pipeline: Pipeline) -> None:
         """Decide with `pipeline` from the next request on."""
@@ -125,13 +125,14 @@ class Director:
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
-    def _read(self, pipeline: Pipeline, request: Request, head: RequestHead, body: bytes | None) -> None:
+    def _read(self, pipeline: Pipeline, request: Request, head: RequestHead, body: bytes | None) -> bytes | None:
+        """The body as it was before its content-encoding; None of requests that have none."""
         for name in _PATH_HEADERS:
             if request.headers.get(name):
                 request.path = request.headers[name]
                 break
         if body is None or (not body and request.method in _BODILESS_METHODS):
-            return
+            return None
         request.size_bytes = len(body)
         parser = pipeline.parsers.find(request.path)
         if parser.reads_body and "content-encoding" in request.headers:
@@ -139,6 +140,7 @@ class Director:
         request.payload = parser.parse_request(request.path.partition("?")[0].rstrip("/"), request.headers, body)
         request.incoming_model = request.model = request.payload.model or ""
         request.state[Parser] = parser
+        return body
 
     def _rewrite(self, request: Request) -> None:
         if request.payload.model is None and not request.payload.model_required:
@@ -260,10 +262,16 @@ class Director:
         if refusal is not None:
             raise refusal
 
-    def _destination(self, request: Request, result: SchedulingResult, body: bytes | None) -> Destination:
+    def _destination(
+        self, request: Request, result: SchedulingResult, body: bytes | None, plain: bytes | None
+    ) -> Destination:
         changed: bytes | None = None
-        if body and request.model != request.incoming_model:
-            changed = self._with_model(request, body)
+        if plain and request.model != request.incoming_model:
+            changed = request.payload.with_model(plain, request.model)
+            if changed is plain:
+                changed = None
+            elif plain is not body:
+                changed = self._encodings.encode(changed, request.headers["content-encoding"])
         metadata: dict[str, dict[str, object]] = {}
         if self._emit_scores:
             metadata[headers.METADATA_NAMESPACE] = {headers.DESTINATION_ENDPOINT_SCORES: _scores(result)}
@@ -274,13 +282,6 @@ class Director:
             body=changed,
             skip_response=request.payload.skip_response,
         )
-
-    def _with_model(self, request: Request, body: bytes) -> bytes | None:
-        """The body naming the model that the request is sent on for; None when it names none."""
-        encoding = request.headers.get("content-encoding", "")
-        plain = self._encodings.decode(body, encoding)
-        changed = request.payload.with_model(plain, request.model)
-        return None if changed is plain else self._encodings.encode(changed, encoding)
 
 
 def _no_endpoints(message: str, total: int, removed: Removed) -> Unavailable:

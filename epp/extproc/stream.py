@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Mapping
+from io import BytesIO
 from typing import Any, Final
 
 from epp.api import Code, RequestError, Termination
@@ -95,6 +96,7 @@ class Stream:
         "_exchange",
         "_head",
         "_max_body_bytes",
+        "_pieces",
         "_request_mode",
         "_response_mode",
         "_response_seen",
@@ -110,7 +112,8 @@ class Stream:
         self._request_mode = BodyMode.FULL_DUPLEX_STREAMED
         self._response_mode = BodyMode.FULL_DUPLEX_STREAMED
         self._head: RequestHead | None = None
-        self._body: list[bytes] = []
+        self._body = b""
+        self._pieces: BytesIO | None = None  # of a body that comes in several
         self._body_bytes = 0
         self._destination: Destination | None = None
         self._early_chunks = 0
@@ -186,24 +189,40 @@ class Stream:
         received = message.request_body
         self._note_subset(message)
         if received.body:
-            self._body.append(received.body)
-            self._body_bytes += len(received.body)
+            self._gather(received.body)
             if self._body_bytes > self._max_body_bytes:
                 self._refuse(_too_large(self._max_body_bytes))
                 return
         # A buffered body is one message; with trailers to come it lacks end_of_stream but still wants its answer.
         if received.end_of_stream or self._request_mode is BodyMode.BUFFERED:
-            self._decide(b"".join(self._body))
+            self._decide(self._gathered())
+
+    def _gather(self, piece: bytes) -> None:
+        # Not a list of pieces: a large body would be in memory twice, and its pieces leave holes behind.
+        self._body_bytes += len(piece)
+        if self._pieces is not None:
+            self._pieces.write(piece)
+        elif self._body:
+            self._pieces = BytesIO()
+            self._pieces.write(self._body)
+            self._pieces.write(piece)
+            self._body = b""
+        else:
+            self._body = piece
+
+    def _gathered(self) -> bytes:
+        pieces, self._pieces = self._pieces, None
+        return self._body if pieces is None else pieces.getvalue()
 
     def _collected_by_trailers(self, message: pb.ProcessingRequest) -> None:
         # Trailers end the body: end_of_stream is only set when there are none (processing_mode.proto).
         self._note_subset(message)
         self._ended_by_trailers = True
-        self._decide(b"".join(self._body))
+        self._decide(self._gathered())
 
     def _decide(self, body: bytes | None) -> None:
         assert self._head is not None
-        self._body = [body] if body else []
+        self._body = body or b""
         self.phase = Phase.DECIDING
         try:
             destination = self._exchange.route(self._head, body)
@@ -217,8 +236,7 @@ class Stream:
         assert self._head is not None
         self._destination = destination
         self.phase = Phase.FORWARDED
-        whole = self._body[0] if self._body else b""
-        self._body = []
+        whole, self._body = self._body, b""
         replaced = destination.body
         if self._head.end_of_stream:
             self.replies.append(codec.request_headers_reply(destination, body_size=0))
@@ -394,7 +412,7 @@ class Stream:
     def _finish(self, termination: Termination) -> None:
         self.phase = Phase.CLOSED
         self.finished = True
-        self._body = []
+        self._body, self._pieces = b"", None
         if not self._closed:
             self._exchange.close(self._close_once(termination))
 

@@ -1,0 +1,57 @@
+"""What a large body costs in memory: the peak of a running `epp run`."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from epp.demo.processes import Children
+from epp.extproc.exchange import BodyMode
+from tests.support.extproc import request_body, request_headers
+from tests.support.stack import Epp, start_epp
+
+PIECE = b"hello world, " * 1260  # as large as Envoy's
+PIECES = 5_000
+BODY_BYTES = len(PIECE) * PIECES
+PROCESS = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
+MODE = BodyMode.FULL_DUPLEX_STREAMED
+
+
+def peak_bytes(epp: Epp) -> int:
+    status = Path(f"/proc/{epp.child.process.pid}/status").read_text()
+    found = re.search(r"VmHWM:\s+(\d+) kB", status)
+    assert found is not None
+    return int(found[1]) * 1024
+
+
+def messages() -> Iterator[bytes]:
+    """Each is made when it is its turn: the client shall not be what is short of memory."""
+    yield request_headers(request_mode=MODE, response_mode=MODE).SerializeToString()
+    yield request_body(b'{"model": "m", "prompt": "').SerializeToString()
+    for _ in range(PIECES):
+        yield request_body(PIECE).SerializeToString()
+    yield request_body(b'"}', end=True).SerializeToString()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the process's memory from /proc")
+async def test_a_large_body_is_in_memory_about_twice(tmp_path: Path) -> None:
+    """Once as it came, and once as what the moment needs: its text while it is read, its pieces while they are sent on."""
+    async with Children(tmp_path) as children:
+        epp = await start_epp(children, endpoints=["127.0.0.1:9"])
+        before = peak_bytes(epp)
+        async with grpc.aio.insecure_channel(epp.grpc) as channel:
+            call = channel.stream_stream(PROCESS)()
+            for message in messages():
+                await call.write(message)
+            sent = 0
+            while sent < BODY_BYTES:
+                sent += len(await call.read())
+            call.cancel()
+        peak = peak_bytes(epp) - before
+
+    assert peak / BODY_BYTES < 2.4
