@@ -18,6 +18,7 @@ import msgspec
 from epp import version
 from epp.api import ConfigError, Plugin, host_port
 from epp.app_reload import Reloader
+from epp.cli.http2_limits import limits
 from epp.cli.options import NO_KUBERNETES, NO_SOURCE, RunOptions, Source, Transport, UsageError
 from epp.config import Environment, Loaded, Pipeline, Registry, build, describe, load_default, load_file, load_text
 from epp.config.resolved import DataLayer
@@ -32,7 +33,6 @@ from epp.discovery.file import FileDiscovery
 from epp.discovery.object_files import Pool
 from epp.discovery.objects import ObjectDiscovery
 from epp.discovery.static import parse_endpoints
-from epp.http2 import Limits
 from epp.observability.bodies import log_needs
 from epp.observability.explain import Decisions
 from epp.observability.explain_page import ExplainPage
@@ -48,7 +48,6 @@ from epp.server.tls import Certificate, grpc_credentials, ssl_context
 from epp_plugins.registry import ALIASES, BUILTIN, REPLACED
 
 _log: Final = logging.getLogger("epp")
-_DEFAULT_RECEIVE_BYTES: Final = 64 << 20  # one message holds at most Envoy's buffer, but a buffered body is one message
 _LAST_GRACE_S: Final = 5.0
 
 
@@ -349,13 +348,13 @@ class Service:
     ) -> LeanServer | GrpcServer:
         """A gRPC port with health checks, and ext_proc where `service` is given."""
         options = self._options
-        receive_bytes = options.grpc_max_recv_msg_size_bytes or _DEFAULT_RECEIVE_BYTES
+        receive_bytes = options.max_message_bytes
         version, suites = options.tls_min_version, options.tls_cipher_suites
         server: LeanServer | GrpcServer
         try:
             if options.transport is Transport.LEAN:
-                limits = Limits(max_message_bytes=receive_bytes, max_receive_buffer_bytes=4 * receive_bytes)
-                server = LeanServer(self.health, service, limits=limits)
+                limited = limits(options.http2_limits, max_message_bytes=receive_bytes)
+                server = LeanServer(self.health, service, limits=limited)
                 context = ssl_context(certificate, min_version=version, cipher_suites=suites) if certificate else None
                 await server.start(host, port, tls=context)
             else:

@@ -30,6 +30,7 @@ from epp.cli.flags import (
     switch,
     text,
 )
+from epp.cli.http2_limits import Setting, limits, parse_limit
 
 __all__ = [
     "NO_KUBERNETES",
@@ -114,6 +115,7 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     grpc_max_recv_msg_size_bytes: int | None = None
     grpc_max_send_msg_size_bytes: int | None = None
     grpc_enable_compression: bool = False
+    http2_limits: tuple[Setting, ...] = ()
     health_checking: bool = False
 
     secure_serving: bool = True
@@ -144,6 +146,11 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     explain_header: bool = False
 
     warnings: tuple[str, ...] = ()
+
+    @property
+    def max_message_bytes(self) -> int:
+        """The largest gRPC message to receive. In BUFFERED mode a body is one message, with little around it."""
+        return self.grpc_max_recv_msg_size_bytes or self.max_request_body_bytes + (1 << 20)
 
     @property
     def source(self) -> Source:
@@ -222,8 +229,17 @@ GROUPS: Final = (
             choice(
                 "compressed-requests", "read", "gzip'd request bodies: read them, or refuse (415)", ("read", "refuse")
             ),
-            size("grpc-max-recv-msg-size", None, "largest gRPC message to receive; without it 4Mi"),
+            size(
+                "grpc-max-recv-msg-size", None, "largest gRPC message to receive; without it the largest body and 1Mi"
+            ),
             size("grpc-max-send-msg-size", None, "largest gRPC message to send; without it no limit"),
+            items(
+                "http2-limit",
+                "a limit of the lean transport (docs/transport.md lists them); may be repeated",
+                parse_limit,
+                unit="NAME=VALUE[,...]",
+                field="http2_limits",
+            ),
             switch("grpc-enable-compression", False, "compress gRPC messages", note=NO_EFFECT),
             switch("health-checking", False, "answer health checks on the ext_proc port, too", note="they always are"),
         ),
@@ -312,6 +328,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> RunO
         "pool_namespace": values["pool_namespace"] or environ.get("NAMESPACE") or "default",
         "pod_name": environ.get("POD_NAME", ""),
         "transport": Transport(values["transport"]),
+        "http2_limits": tuple(values["http2_limits"]),
         "metric_specs": _metric_specs(parsed),
         "model_server_metrics_insecure_skip_verify": values["model_server_metrics_https_insecure_skip_verify"],
         "verbosity": _verbosity(parsed),
@@ -320,6 +337,8 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> RunO
     if values["refresh_metrics_interval_s"] < MIN_REFRESH_S:
         warnings.append("--refresh-metrics-interval: 50ms is the least; using it")
         options["refresh_metrics_interval_s"] = MIN_REFRESH_S
+    if options["http2_limits"] and options["transport"] is Transport.GRPCIO:
+        warnings.append("--http2-limit: no effect with --transport=grpcio")
     warnings += _stray(parsed)
     warnings += [f"--{f.name}: {f.note}" for f in _noted() if f.name in parsed.given and f.note != "deprecated"]
     checked = RunOptions(**options, warnings=tuple(warnings))
@@ -417,5 +436,9 @@ def _check_ranges(options: RunOptions) -> None:
         raise UsageError(f"--fairness-id-metric-label-limit: {options.fairness_id_metric_label_limit} is negative")
     if options.explain_decisions < 0:
         raise UsageError(f"--explain-decisions: {options.explain_decisions} is negative")
+    try:
+        limits(options.http2_limits, max_message_bytes=options.max_message_bytes)
+    except ValueError as error:
+        raise UsageError(f"--http2-limit: {error}") from None
     if not options.max_request_body_bytes:
         raise UsageError("--max-request-body: 0 would refuse every request")

@@ -6,13 +6,16 @@ makes all of them again; without the flag it says which are stale, and its exit 
 
 from __future__ import annotations
 
+import ast
 import inspect
+import itertools
 import logging
 import random
 import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final
@@ -24,8 +27,10 @@ import epp.api.plugin as extension_points
 from epp.api import Endpoint, Fleet, Handle, Metric, Plugin
 from epp.cli.flags import NO_EFFECT
 from epp.cli.options import GROUPS
+from epp.cli.quantity import format_bytes
 from epp.config import Registry
 from epp.config.catalogue import default_of, kind_order, kinds_of, paragraph_of, rule_of, sample
+from epp.http2 import Limits
 from epp.observability.catalogue import Catalogue
 from epp.observability.metrics import Recorder
 from epp.observability.series import Names
@@ -203,7 +208,30 @@ def _with_labels(name: str, labels: Iterable[str]) -> str:
     return f"{name}{{{listed}}}" if listed else name
 
 
+# --- limits --------------------------------------------------------------------------------------------------------------
+
+
+def limits_table() -> str:
+    """Every limit of the lean transport: its default, and the text below it in `epp/http2/limits.py`."""
+    (body,) = [node.body for node in ast.parse(inspect.getsource(Limits)).body if isinstance(node, ast.ClassDef)]
+    reasons = {
+        field.target.id: " ".join(ast.literal_eval(text.value).split())
+        for field, text in itertools.pairwise(body)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr)
+    }
+    rows = [f"| `{f.name}` | {_limit(f.name, f.default)} | {reasons[f.name]} |" for f in fields(Limits)]
+    return "| limit | default | what it bounds, and what happens beyond |\n|---|---:|---|\n" + "\n".join(rows) + "\n"
+
+
+def _limit(name: str, default: Any) -> str:
+    told = {"max_message_bytes": "`--grpc-max-recv-msg-size`", "max_receive_buffer_bytes": "4 messages"}
+    if name in told:
+        return told[name]
+    return format_bytes(default) if name.endswith("_bytes") else f"{default:,.12g}{' s' if name.endswith('_s') else ''}"
+
+
 # --- pages ---------------------------------------------------------------------------------------------------------------
+
 
 TABLES: Final[Mapping[str, Callable[[], str]]] = {
     "plugins": plugin_table,
@@ -211,6 +239,7 @@ TABLES: Final[Mapping[str, Callable[[], str]]] = {
     "flags-without-effect": flags_without_effect,
     "extension-points": extension_point_table,
     "metrics": metric_table,
+    "transport-limits": limits_table,
 }
 
 

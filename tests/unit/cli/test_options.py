@@ -232,3 +232,41 @@ def test_every_flag_of_the_go_epp_is_there() -> None:
     text = help_text()
 
     assert [f for f in GO_FLAGS if f"--{f} " not in text and f"--{f}\n" not in text and f"--{f}[" not in text] == []
+
+
+def test_limits_of_the_transport_are_read_by_the_unit_in_their_name() -> None:
+    parsed = options("--http2-limit max-output-bytes=2Mi,idle-timeout=10m --http2-limit max_concurrent_streams=7")
+
+    assert parsed.http2_limits == (
+        ("max_output_bytes", 2 << 20),
+        ("idle_timeout_s", 600.0),
+        ("max_concurrent_streams", 7),
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ("max-stream=7", "'max-stream' is no limit; did you mean 'max-output"),
+        ("max-concurrent-streams", "has no value"),
+        ("max-concurrent-streams=-1", "max-concurrent-streams: '-1' is no whole number"),
+        ("idle-timeout-s=soon", "soon"),
+        ("max-frame-bytes=1", "max_frame_bytes: 1 is outside 16384..16777215"),
+        ("stream-window-bytes=4Gi", "stream_window_bytes"),
+    ],
+)
+def test_a_limit_that_cannot_be_is_told(given: str, problem: str) -> None:
+    with pytest.raises(UsageError, match="http2-limit") as error:
+        options(f"--http2-limit {given}")
+
+    assert problem.partition("; did")[0] in str(error.value)
+
+
+def test_a_buffered_body_of_the_largest_size_fits_a_message() -> None:
+    assert options("--max-request-body 300Mi").max_message_bytes > 300 << 20
+
+
+def test_limits_of_the_other_transport_are_warned_of() -> None:
+    (warning,) = options("--transport grpcio --http2-limit max-output-bytes=2Mi").warnings
+
+    assert warning == "--http2-limit: no effect with --transport=grpcio"
