@@ -25,6 +25,7 @@ from epp.demo.envoy import EnvoyMissingError
 from epp.demo.processes import ChildError
 from tests.bench import results as kept
 from tests.bench.columns import COLUMNS, Column
+from tests.bench.flame import missing as missing_py_spy
 from tests.bench.go_epp import find_go_epp
 from tests.bench.load import missing_tools
 from tests.bench.report import print_comparison, print_report
@@ -53,6 +54,9 @@ def main() -> int:
     if packages := missing_tools():
         print(f"load generators are missing; install them with: apt-get install {' '.join(packages)}", file=sys.stderr)
         return 2
+    if options.flames and (reason := missing_py_spy()):
+        print(reason, file=sys.stderr)
+        return 2
     signal.signal(
         signal.SIGTERM, signal.default_int_handler
     )  # ends the run as Ctrl-C does: servers stopped, files removed
@@ -76,9 +80,11 @@ def _measure(scenarios: Sequence[Scenario], columns: Sequence[Column], options: 
     def tell(what: str) -> None:
         print(f"[{monotonic() - started:4.0f} s] {what}", file=sys.stderr, flush=True)
 
+    if options.flames:
+        options.flames.mkdir(parents=True, exist_ok=True)
     results = kept.new_results(find_go_epp())
     scale, most_rounds = (1.0, options.rounds) if options.full else (_QUICK_SCALE, options.rounds or _QUICK_ROUNDS)
-    run(scenarios, columns, results, Effort(scale, most_rounds), tell)
+    run(scenarios, columns, results, Effort(scale, most_rounds), tell, flames=options.flames)
     results.derive(without_bodies=WITHOUT_BODIES)
     path = options.out or kept.new_path(results)
     kept.save(results, path)
@@ -141,6 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--compare", type=Path, metavar="OLD.json", help="also show what changed since that run")
     parser.add_argument("--result", metavar="FILE", help="show this result, or `latest`, instead of a new run")
     parser.add_argument("--markdown", action="store_true", help="with --result: tables for a document")
+    parser.add_argument("--flames", type=Path, metavar="FOLDER", help="record flame graphs; the figures are worth less")
     parser.add_argument("--list", action="store_true", help="what there is to choose from")
     return parser
 

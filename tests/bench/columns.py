@@ -90,3 +90,5 @@ COLUMNS: Final = (
     Column("epp-grpcio", "epp grpcio", _full("grpcio"), is_epp=True),
     Column("go-epp", "Go EPP", _go, is_epp=True, missing=_go_missing),
 )
+# Columns whose server is a Python process.
+PYTHON: Final = frozenset(("echo-lean", "echo-aio", "epp-lean", "epp-grpcio"))

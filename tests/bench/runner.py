@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import tempfile
 from collections.abc import Callable, Sequence
@@ -12,7 +13,8 @@ from pathlib import Path
 from time import monotonic
 from typing import Final
 
-from tests.bench.columns import Column
+from tests.bench.columns import PYTHON, Column
+from tests.bench.flame import recorded
 from tests.bench.load import LoadError
 from tests.bench.results import Results
 from tests.bench.scenarios import PARTS, ComponentScenario, IdleScenario, LoadScenario, Scenario
@@ -38,9 +40,12 @@ def run(
     results: Results,
     effort: Effort,
     tell: Callable[[str], None],
+    *,
+    flames: Path | None = None,
 ) -> None:
     """Fills `results`; `tell` hears what is going on.
 
+    `flames`: folder for a flame graph of each Python column in each scenario with load; recording them costs CPU.
     What a column cannot do is noted in `results.missing`, and the others go on.
     """
     for column in columns:
@@ -53,17 +58,20 @@ def run(
             results.add(scenario.key, PARTS, dict(scenario.measure()))
     staged = [scenario for scenario in scenarios if not isinstance(scenario, ComponentScenario)]
     with tempfile.TemporaryDirectory(prefix="epp-bench-") as workdir:
-        asyncio.run(_Run(results, effort, tell, Path(workdir)).stages(staged, present))
+        asyncio.run(_Run(results, effort, tell, Path(workdir), flames).stages(staged, present))
 
 
 class _Run:
     """One run's scenarios that need running servers."""
 
-    def __init__(self, results: Results, effort: Effort, tell: Callable[[str], None], workdir: Path) -> None:
+    def __init__(
+        self, results: Results, effort: Effort, tell: Callable[[str], None], workdir: Path, flames: Path | None
+    ) -> None:
         self._results = results
         self._effort = effort
         self._tell = tell
         self._workdir = workdir
+        self._flames = flames
 
     async def stages(self, scenarios: Sequence[LoadScenario | IdleScenario], columns: Sequence[Column]) -> None:
         """All scenarios, those of one setting together."""
@@ -108,7 +116,12 @@ class _Run:
         if isinstance(scenario, IdleScenario):
             duration_s = scenario.duration_s * scale
             return await stage.idle(column, settle_s=scenario.settle_s, duration_s=duration_s)
-        return await stage.under_load(column, scenario.load, bodies=scenario.bodies, scale=scale, salt=salt)
+        meter = stage.running[column].meter
+        async with contextlib.AsyncExitStack() as recording:
+            if self._flames is not None and meter is not None and column in PYTHON:
+                path = self._flames / f"{scenario.key}-{column}.svg"
+                await recording.enter_async_context(recorded(meter.pid, path))
+            return await stage.under_load(column, scenario.load, bodies=scenario.bodies, scale=scale, salt=salt)
 
 
 def _is_measured(column: Column, scenario: LoadScenario | IdleScenario) -> bool:
