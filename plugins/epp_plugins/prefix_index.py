@@ -1,137 +1,302 @@
 """Which endpoint is believed to hold which blocks of which prompts. No I/O, no clock; knows rows, not endpoints.
 
 A prompt is a chain of block hashes: each covers its block and all before it, so one equal hash means an equal beginning.
-For each hash the index keeps one integer whose bits are the rows that hold it; for each row, its hashes from the least to
-the most recently used. A lookup ANDs along the chain and costs the same for one row as for a thousand.
+For each hash the index keeps one integer with two bits a row: the row holds the block, and it has used it again. For each
+row it keeps a ring of its hashes in the order in which they came. What a row drops is the next in its ring that it has not
+used again ("second chance": least recently used but for the order among those in use). A lookup ANDs along the chain and
+costs the same for one row as for a thousand.
+
+What a pick puts into the index is not true before the engine has read the prompt. Until `settle` or `undo` says how that
+went, the index counts for each such block the requests that bring it.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from array import array
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 from xxhash import xxh3_64_intdigest
 
 from epp.api import Floats
 
+# Python keeps integers of up to 60 bits in 32 bytes, longer ones in 48.
+_HASH_BITS: Final = (1 << 60) - 1
+# One dict of millions of hashes stops everything for seconds when it grows; a part of 256 grows in milliseconds.
+_PARTS: Final = 256
+_PART_OF: Final = _PARTS - 1
 # From this many rows on, spreading a bit mask with numpy is cheaper than walking its bits.
-_MANY_ROWS = 8
+_MANY_ROWS: Final = 8
+# Used blocks that are passed over for each one that is dropped.
+_CHANCES: Final = 16
+# Blocks dropped beyond what a call adds, when a row's capacity has become smaller.
+_DROPPED_AT_ONCE: Final = 256
+# Measured (bench_prefix_index): a hash, its place in a dict, one in a ring, and what lies idle between them.
+_BLOCK_BYTES: Final = 90
 
 
 def chain_seed(model: str, cache_salt: str) -> int:
-    """Where chains start: blocks of different models or salts never match."""
+    """Where chains start: blocks of different models (adapters are models, too) or salts never match."""
     return xxh3_64_intdigest(f"{model}\0{cache_salt}".encode("utf-8", "surrogatepass"))
 
 
 def block_chain(data: bytes, *, block_bytes: int, seed: int, limit: int | None = None) -> list[int]:
     """Hashes of the whole blocks of `data`, at most `limit`; a shorter rest is left out, as engines cache whole blocks only."""
     blocks = len(data) // block_bytes
-    if limit is not None:
-        blocks = min(blocks, limit)
+    if limit is not None and limit < blocks:
+        blocks = limit
     chain = []
     for start in range(0, blocks * block_bytes, block_bytes):
         seed = xxh3_64_intdigest(data[start : start + block_bytes], seed)
-        chain.append(seed)
+        chain.append(seed & _HASH_BITS)
     return chain
 
 
-class PrefixIndex:
-    """Holders of each block, and blocks of each holder, least recently used first."""
+class _Row:
+    """What one row holds. `ring[head:]` are its blocks, and for each of `dropped` as many left-overs that count no more."""
 
-    __slots__ = ("_blocks", "_holders", "_size")
+    __slots__ = ("both", "count", "dropped", "head", "held", "ring", "unsettled", "used")
+
+    def __init__(self, row: int) -> None:
+        self.held = 1 << 2 * row
+        self.used = 2 << 2 * row
+        self.both = 3 << 2 * row
+        self.ring = array("Q")
+        self.head = 0
+        self.count = 0
+        self.dropped: dict[int, int] = {}
+        self.unsettled: dict[int, int] = {}  # block, held -> requests under way that bring it
+
+
+class PrefixIndex:
+    """Holders of each block, and blocks of each holder in the order in which they came."""
+
+    __slots__ = ("_every", "_every_row", "_parts", "_rows", "_size")
 
     def __init__(self) -> None:
-        self._holders: dict[int, int] = {}  # block hash -> bit mask of rows
-        self._blocks: dict[int, OrderedDict[int, None]] = {}  # row -> block hashes
+        self._parts: tuple[dict[int, int], ...] = tuple({} for _ in range(_PARTS))  # block -> two bits a row
+        self._rows: dict[int, _Row] = {}
         self._size = 0
+        self._every_row = 0  # one more than the highest row there has been
+        self._every = 0  # the `held` bits of all rows below
 
     def __len__(self) -> int:
         """Blocks held, counted once for each row that holds them."""
         return self._size
 
+    @property
+    def size_bytes(self) -> int:
+        """Memory that it takes, roughly, from above: blocks held by several rows share more than this counts."""
+        return self._size * _BLOCK_BYTES
+
     def held_by(self, row: int) -> int:
         """Blocks that `row` holds."""
-        return len(self._blocks.get(row, ()))
+        found = self._rows.get(row)
+        return 0 if found is None else found.count
 
     def count_matches(self, chain: Sequence[int], matched: Floats) -> None:
         """Add to `matched` (indexed by row) how many leading blocks of `chain` each row holds without a gap."""
         if not chain:
             return
-        find = self._holders.get
-        holders = find(chain[0], 0)
+        parts = self._parts
+        holders = self._every
         for depth, block in enumerate(chain):
-            left = holders & find(block, 0)
+            left = holders & parts[block & _PART_OF].get(block, 0)
             if left != holders:
                 if depth:
                     _add_for_rows(matched, holders ^ left, depth)
                 holders = left
-            if not left:
-                return
+                if not left:
+                    return
         _add_for_rows(matched, holders, len(chain))
 
     def insert(self, row: int, chain: Sequence[int], *, capacity: int) -> list[int]:
-        """Let `row` hold `chain`, dropping what it used longest ago beyond `capacity` blocks.
+        """Let `row` hold `chain`, dropping what it has not used for longest beyond `capacity` blocks.
 
-        Returns the blocks that it did not hold before. The beginning of a chain counts as used after its end, so that the
-        end is dropped first, as engines do: a beginning is of use without the end, an end without the beginning is not.
+        Returns the blocks that are not settled: hand them to `settle` when the engine has read the prompt, to `undo` when it
+        will not. The beginning of a chain counts as newer than its end, so that the end is dropped first, as engines do: a
+        beginning is of use without the end, an end without the beginning is not.
         """
-        blocks = self._blocks.setdefault(row, OrderedDict())
-        holders = self._holders
-        bit = 1 << row
-        added = []
-        for block in reversed(chain[:capacity]):
-            if block in blocks:
-                blocks.move_to_end(block)
-            else:
-                blocks[block] = None
-                holders[block] = holders.get(block, 0) | bit
+        known = self._rows.get(row) or self._add_row(row)
+        held, used, both, unsettled = known.held, known.used, known.both, known.unsettled
+        parts = self._parts
+        added: list[int] = []
+        shared: list[int] = []
+        for block in reversed(chain if len(chain) <= capacity else chain[:capacity]):
+            part = parts[block & _PART_OF]
+            holders = part.get(block, 0)
+            if not holders & held:
+                # Blocks of a single row share one integer.
+                part[block] = holders | held if holders else held
                 added.append(block)
-        self._size += len(added)
-        while len(blocks) > capacity:
-            self._let_go(blocks.popitem(last=False)[0], bit)
-        return added
+                continue
+            if not holders & used:
+                part[block] = both if holders == held else holders | used
+            if unsettled and block in unsettled:
+                unsettled[block] += 1
+                shared.append(block)
+        unsettled.update(dict.fromkeys(added, 1))
+        new = len(added)
+        # Before the new ones come: those that go round once more would drop them.
+        if known.count > capacity - new:
+            self._drop_some(known, max(capacity - new, known.count - new - _DROPPED_AT_ONCE), spared=len(chain))
+        known.ring.extend(added)
+        known.count += new
+        self._size += new
+        return added + shared if shared else added
 
-    def discard(self, row: int, blocks: Sequence[int]) -> None:
-        """Let `row` hold none of `blocks` any more; those that it does not hold are ignored."""
-        held = self._blocks.get(row)
-        if held is None:
+    def is_settled(self, row: int, block: int) -> bool:
+        """An engine has read `block` there: no request that brings it is under way."""
+        known = self._rows.get(row)
+        return known is None or block not in known.unsettled
+
+    def settle(self, row: int, blocks: Sequence[int]) -> None:
+        """The engine has read a prompt of which `insert` returned `blocks`."""
+        known = self._rows.get(row)
+        if known is not None:
+            forget = known.unsettled.pop
+            for block in blocks:
+                forget(block, None)
+
+    def undo(self, row: int, blocks: Sequence[int]) -> None:
+        """The engine has not read a prompt of which `insert` returned `blocks`: drop those that no other request brings."""
+        known = self._rows.get(row)
+        if known is None:
             return
+        unsettled = known.unsettled
         for block in blocks:
-            if block in held:
-                del held[block]
-                self._let_go(block, 1 << row)
+            others = unsettled.get(block, 0) - 1
+            if others > 0:
+                unsettled[block] = others
+            elif others == 0:
+                del unsettled[block]
+                self._let_go(known, block)
+
+    def shrink(self, row: int, capacity: int) -> int:
+        """Let `row` drop what it has not used for longest, down to `capacity` blocks. How many it dropped."""
+        known = self._rows.get(row)
+        if known is None:
+            return 0
+        before = known.count
+        if before > capacity:
+            self._drop_some(known, capacity)
+        return before - known.count
 
     def remove(self, row: int) -> None:
         """Forget everything about `row`. Costs its blocks, not the index."""
-        blocks = self._blocks.pop(row, None)
-        if blocks is None:
+        known = self._rows.pop(row, None)
+        if known is None:
             return
-        self._size -= len(blocks)
-        holders, bit = self._holders, 1 << row
+        parts, held, both = self._parts, known.held, known.both
         # Not `_let_go`: a full row has tens of thousands of blocks, and the caller waits.
+        for block in known.ring[known.head :]:
+            part = parts[block & _PART_OF]
+            holders = part.get(block, 0)
+            if holders & held:
+                left = holders & ~both
+                if left:
+                    part[block] = left
+                else:
+                    del part[block]
+        self._size -= known.count
+
+    # --- saving --------------------------------------------------------------------------------------------------------------
+
+    def blocks_of(self, row: int) -> array[int]:
+        """The settled blocks of `row`, those that will be dropped first at the front."""
+        known = self._rows.get(row)
+        if known is None:
+            return array("Q")
+        blocks = known.ring[known.head :]
+        if not known.dropped and not known.unsettled:
+            return blocks
+        dropped, unsettled = dict(known.dropped), known.unsettled
+        kept = array("Q")
         for block in blocks:
-            left = holders.pop(block) ^ bit
+            if block in dropped:  # the left-overs of a block come before the block itself
+                dropped[block] -= 1
+                if not dropped[block]:
+                    del dropped[block]
+            elif block not in unsettled:
+                kept.append(block)
+        return kept
+
+    def restore(self, row: int, blocks: Sequence[int], *, capacity: int) -> None:
+        """Let `row` hold the last `capacity` of `blocks`, in their order, all of them settled."""
+        kept = blocks[-capacity:]
+        self.settle(row, self.insert(row, kept[::-1], capacity=capacity))
+
+    # --- inside --------------------------------------------------------------------------------------------------------------
+
+    def _add_row(self, row: int) -> _Row:
+        known = self._rows[row] = _Row(row)
+        while row >= self._every_row:
+            self._every |= 1 << 2 * self._every_row
+            self._every_row += 1
+        return known
+
+    def _drop_some(self, known: _Row, capacity: int, *, spared: int = 0) -> None:
+        """Drop blocks that come next in the ring, down to `capacity`; those used again go round once more.
+
+        Of those, `spared` and a few for each that is dropped: no call goes round a whole ring of a hundred thousand.
+        """
+        ring, held, used, keep = known.ring, known.held, known.used, ~known.both
+        dropped, unsettled, parts = known.dropped, known.unsettled, self._parts
+        head, too_many = known.head, known.count - capacity
+        chances = spared + _CHANCES * too_many
+        self._size -= too_many
+        known.count = capacity
+        while too_many:
+            block = ring[head]
+            head += 1
+            if dropped and block in dropped:
+                dropped[block] -= 1
+                if not dropped[block]:
+                    del dropped[block]
+                continue
+            part = parts[block & _PART_OF]
+            holders = part[block]
+            if holders & used and chances:
+                chances -= 1
+                left = holders ^ used
+                part[block] = held if left == held else left
+                ring.append(block)
+                continue
+            too_many -= 1
+            left = holders & keep
             if left:
-                holders[block] = left
+                part[block] = left
+            else:
+                del part[block]
+            if unsettled:
+                unsettled.pop(block, None)
+        if head > len(ring) // 2:
+            del ring[:head]
+            head = 0
+        known.head = head
 
-    def _let_go(self, block: int, bit: int) -> None:
-        self._size -= 1
-        left = self._holders[block] & ~bit
+    def _let_go(self, known: _Row, block: int) -> None:
+        """Drop a block that the row holds. It stays in the ring."""
+        part = self._parts[block & _PART_OF]
+        left = part[block] & ~known.both
         if left:
-            self._holders[block] = left
+            part[block] = left
         else:
-            del self._holders[block]
+            del part[block]
+        known.dropped[block] = known.dropped.get(block, 0) + 1
+        known.count -= 1
+        self._size -= 1
 
 
-def _add_for_rows(vector: Floats, rows: int, amount: int) -> None:
-    """Add `amount` to the elements of `vector` whose bits are set in `rows`."""
-    if rows.bit_count() >= _MANY_ROWS:
-        packed = np.frombuffer(rows.to_bytes((rows.bit_length() + 7) // 8, "little"), dtype=np.uint8)
-        bits = np.unpackbits(packed, bitorder="little", count=len(vector))
+def _add_for_rows(vector: Floats, holders: int, amount: int) -> None:
+    """Add `amount` to the elements of `vector` whose `held` bits are set in `holders`."""
+    if holders.bit_count() >= _MANY_ROWS:
+        packed = np.frombuffer(holders.to_bytes((holders.bit_length() + 7) // 8, "little"), dtype=np.uint8)
+        bits = np.unpackbits(packed, bitorder="little", count=2 * len(vector))[::2]
         vector += bits if amount == 1 else bits * float(amount)
         return
-    while rows:
-        lowest = rows & -rows
-        vector[lowest.bit_length() - 1] += amount
-        rows ^= lowest
+    while holders:
+        lowest = holders & -holders
+        vector[lowest.bit_length() >> 1] += amount
+        holders ^= lowest

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from array import array
+from collections import Counter
 from math import inf, nan
 from typing import Any
 
@@ -205,40 +207,72 @@ rows = st.integers(0, 11)
 
 
 class Index(RuleBasedStateMachine):
-    """The prefix index against one plain list of blocks per row, the least recently used first."""
+    """The prefix index against one plain list of (block, used again) per row, in the order of dropping."""
 
     def __init__(self) -> None:
         super().__init__()
         self.index = PrefixIndex()
-        self.model: dict[int, list[int]] = {}
+        self.model: dict[int, list[tuple[int, bool]]] = {}
+        self.open: list[tuple[int, list[int]]] = []
+        self.brought: Counter[tuple[int, int]] = Counter()
 
     @rule(row=rows, chain=prompts, capacity=st.integers(1, 8))
     def insert(self, row: int, chain: list[int], capacity: int) -> None:
-        held = self.model.setdefault(row, [])
-        new = {block for block in chain[:capacity] if block not in held}
-        added = self.index.insert(row, chain, capacity=capacity)
+        chain = chain[:capacity]
+        before = self.held(row)
+        unsettled = self.index.insert(row, chain, capacity=capacity)
 
-        assert set(added) == new
-        assert len(added) == len(new)
-        touched = chain[:capacity]
-        held[:] = ([b for b in held if b not in touched] + touched[::-1])[-capacity:]
+        new = [block for block in reversed(chain) if block not in before]
+        expected = Counter(new) + Counter(b for b in chain if b in before and self.brought[row, b])
+        assert Counter(unsettled) == expected
+        ring = [(block, used or block in chain) for block, used in self.model.get(row, [])]
+        self.brought.update((row, block) for block in unsettled)
+        self.drop(row, ring, capacity - len(new))
+        self.model[row] = [*ring, *((block, False) for block in new)]
+        self.open.append((row, unsettled))
 
-    @rule(row=rows, chain=prompts)
-    def discard(self, row: int, chain: list[int]) -> None:
-        self.index.discard(row, chain)
-        self.model[row] = [b for b in self.model.get(row, []) if b not in chain]
+    @precondition(lambda self: self.open)
+    @rule(data=st.data(), served=st.booleans())
+    def finish(self, data: st.DataObject, served: bool) -> None:
+        row, unsettled = self.open.pop(data.draw(st.integers(0, len(self.open) - 1)))
+        (self.index.settle if served else self.index.undo)(row, unsettled)
+        for block in unsettled:
+            if not self.brought[row, block]:
+                continue
+            self.brought[row, block] = 0 if served else self.brought[row, block] - 1
+            if not served and not self.brought[row, block]:
+                self.model[row] = [entry for entry in self.model[row] if entry[0] != block]
 
     @rule(row=rows)
     def remove(self, row: int) -> None:
         self.index.remove(row)
         self.model.pop(row, None)
+        # Whoever owns the index does not end requests of a row that is gone.
+        self.open = [entry for entry in self.open if entry[0] != row]
+        self.brought = Counter({key: count for key, count in self.brought.items() if key[0] != row})
+
+    @rule(row=rows, capacity=st.integers(0, 8))
+    def shrink(self, row: int, capacity: int) -> None:
+        dropped = self.index.shrink(row, capacity)
+        ring = self.model.get(row, [])
+        before = len(ring)
+        self.drop(row, ring, capacity)
+        assert dropped == before - len(ring)
+
+    @rule(row=rows, to=rows)
+    def save_and_restore(self, row: int, to: int) -> None:
+        blocks = self.index.blocks_of(row).tolist()
+        assert blocks == [block for block, _ in self.model.get(row, []) if not self.brought[row, block]]
+        self.remove(to)
+        self.index.restore(to, array("Q", blocks), capacity=4)
+        self.model[to] = [(block, False) for block in blocks[-4:]]
 
     @rule(chain=prompts)
     def look_up(self, chain: list[int]) -> None:
         matched = np.zeros(12)
         self.index.count_matches(chain, matched)
         for row in range(12):
-            held, expected = self.model.get(row, []), 0
+            held, expected = self.held(row), 0
             while expected < len(chain) and chain[expected] in held:
                 expected += 1
             assert matched[row] == expected
@@ -247,6 +281,17 @@ class Index(RuleBasedStateMachine):
     def sizes_agree(self) -> None:
         assert len(self.index) == sum(len(held) for held in self.model.values())
         assert all(self.index.held_by(row) == len(self.model.get(row, [])) for row in range(12))
+
+    def drop(self, row: int, ring: list[tuple[int, bool]], capacity: int) -> None:
+        while len(ring) > capacity:
+            block, used = ring.pop(0)
+            if used:
+                ring.append((block, False))
+            else:
+                self.brought[row, block] = 0
+
+    def held(self, row: int) -> set[int]:
+        return {block for block, _ in self.model.get(row, [])}
 
     def teardown(self) -> None:
         for row in range(12):

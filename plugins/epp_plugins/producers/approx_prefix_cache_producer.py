@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Final
 
 import msgspec
@@ -17,6 +17,7 @@ from epp.api import (
     DataProducer,
     Endpoint,
     EndpointListener,
+    Floats,
     Handle,
     PrefixMatch,
     PreRequest,
@@ -32,21 +33,23 @@ from epp_plugins.prefix_index import PrefixIndex, block_chain, chain_seed
 BYTES_PER_TOKEN: Final = 4  # of Prompt.data
 DEFAULT_CAPACITY: Final = 31_250  # blocks for each endpoint
 _MAX_CAPACITY: Final = 1_000_000  # whatever an engine reports
+_MOST_BLOCKS: Final = 10_000_000  # over all endpoints: less than 1 GB
 _LEAST_TUNED_TOKENS: Final = 64  # keeps the index small where engines use blocks of 16
 _TUNE_EVERY_S: Final = 1.0
+_KEPT_SEEDS: Final = 1024  # clients choose models and salts
 _RATIO_BUCKETS: Final = tuple(i / 10 for i in range(11))
 _BYTES_BUCKETS: Final = (0, *(2**i for i in range(4, 17)))
 
 
 class _Prompts:
-    """One request's chains, and the blocks that its pick put into the index."""
+    """One request's chains, what they match, and the blocks that its pick put into the index and that are not settled."""
 
-    __slots__ = ("block_size", "chains", "learned", "total")
+    __slots__ = ("chains", "learned", "matched", "total")
 
-    def __init__(self, chains: list[list[int]], total: int, block_size: int) -> None:
+    def __init__(self, chains: list[list[int]], total: int, matched: Floats) -> None:
         self.chains = chains
         self.total = total
-        self.block_size = block_size
+        self.matched = matched
         self.learned: list[tuple[Endpoint, list[int]]] = []
 
 
@@ -55,12 +58,13 @@ class ApproxPrefixCacheProducer(DataProducer, PreRequest, ResponseComplete, Endp
 
     Block size in tokens: with `autoTune` the engines' own (the largest, in a mixed pool), in the smallest multiple that is at
     least 64; where no engine has told it, or without `autoTune`, `blockSizeTokens` exactly as given, else 64. Blocks kept for
-    each endpoint: with `autoTune` as many tokens as its engine's cache holds, else `lruCapacityPerServer`, by last use.
+    each endpoint: with `autoTune` as many tokens as its engine's cache holds, else `lruCapacityPerServer`, by last use; an
+    equal share of `maxBlocks` where that is less.
 
     The pick itself is the evidence: each profile's first endpoint is taken to hold the prompts from then on. Taken back when
-    the request fails before a successful response. Differs from the Go EPP's producer, which counts blocks behind a gap,
-    hashes the rest of a prompt that is no whole block, compares engine blocks with index blocks, raises a given block size to
-    64, and keeps what failed requests left.
+    the request ends before the engine has read them, unless another request has brought the same blocks. Differs from the Go
+    EPP's producer, which counts blocks behind a gap, hashes the rest of a prompt that is no whole block, compares engine
+    blocks with index blocks, raises a given block size to 64, and keeps what failed requests left.
     """
 
     type = "approx-prefix-cache-producer"
@@ -72,21 +76,26 @@ class ApproxPrefixCacheProducer(DataProducer, PreRequest, ResponseComplete, Endp
         max_prefix_tokens_to_match: Annotated[int, msgspec.Meta(ge=0)] = 131_072  # for each prompt; 0: see the next
         max_prefix_blocks_to_match: Annotated[int, msgspec.Meta(ge=0)] = 2048  # deprecated; 0: no limit
         lru_capacity_per_server: int = DEFAULT_CAPACITY  # blocks; 0 and less mean the default
+        max_blocks: Annotated[int, msgspec.Meta(ge=1)] = _MOST_BLOCKS  # over all endpoints
 
     def __init__(self, params: Params, handle: Handle) -> None:
         super().__init__(params, handle)
         self._key = data_key(PREFIX_MATCH, handle.name)
         self._index = PrefixIndex()
+        self._fleet = handle.fleet
         self._given_size = params.block_size_tokens or params.block_size or _LEAST_TUNED_TOKENS
         self._given_capacity = (
             params.lru_capacity_per_server if params.lru_capacity_per_server > 0 else DEFAULT_CAPACITY
         )
-        self._tuned_size = self._given_size
+        self._seeds: dict[tuple[str, str], int] = {}
+        self._capacities: list[int] = []  # by row
         self._tune_at_s = -math.inf
+        self._use_block_size(self._given_size)
         metrics = handle.metrics
         self._size = metrics.gauge(
             "inference_extension_prefix_indexer_size", "Blocks in the prefix index, over all endpoints"
         )
+        self._size_bytes = metrics.gauge("llm_epp_prefix_index_bytes", "Memory that the prefix index takes, roughly")
         self._hit_ratio = metrics.histogram(
             "inference_extension_prefix_indexer_hit_ratio",
             "Share of the prompt's blocks that the chosen endpoint was believed to hold",
@@ -102,80 +111,110 @@ class ApproxPrefixCacheProducer(DataProducer, PreRequest, ResponseComplete, Endp
         return (self._key,)
 
     def produce(self, request: Request, candidates: Candidates) -> None:
-        block_size = self._block_size()
+        now_s = self.handle.clock()
+        if now_s >= self._tune_at_s:
+            self._tune_at_s = now_s + _TUNE_EVERY_S
+            self._tune()
         payload = request.payload
-        limit = self._block_limit(block_size)
-        seed = chain_seed(request.model, payload.cache_salt)
-        matched = np.zeros(self.handle.fleet.capacity)
+        seed = self._seeds.get((request.model, payload.cache_salt)) or self._seed(request.model, payload.cache_salt)
+        matched = np.zeros(len(self._fleet.endpoints))
         chains, total = [], 0
         for prompt in payload.prompts:
-            chain = block_chain(prompt.data, block_bytes=block_size * BYTES_PER_TOKEN, seed=seed, limit=limit)
+            chain = block_chain(prompt.data, block_bytes=self._block_bytes, seed=seed, limit=self._limit)
             if chain:
                 self._index.count_matches(chain, matched)
                 chains.append(chain)
                 total += len(chain)
-        request.state[self] = _Prompts(chains, total, block_size)
-        request.data[self._key] = PrefixMatch(matched, total, block_size)
+        if chains:
+            request.state[self] = _Prompts(chains, total, matched)
+        request.data[self._key] = PrefixMatch(matched, total, self._block_size)
 
     def pre_request(self, request: Request, result: SchedulingResult) -> None:
         prompts: _Prompts | None = request.state.get(self)
-        if prompts is None or not prompts.chains:
+        if prompts is None or prompts.learned:
             return
-        match: PrefixMatch = request.data[self._key]
-        blocks = match.matched_blocks.item(result.target.row)
+        target = result.endpoints[0]
+        blocks = prompts.matched.item(target.row)
         self._hit_ratio.observe(blocks / prompts.total)
-        self._hit_bytes.observe(blocks * prompts.block_size * BYTES_PER_TOKEN)
-        for endpoint in _chosen(result):
-            capacity = self._capacity(endpoint, prompts.block_size)
-            added = []
+        self._hit_bytes.observe(blocks * self._block_bytes)
+        for endpoint in (target,) if len(result.profiles) == 1 else _chosen(result):
+            row = endpoint.row
+            capacity = self._capacities[row] if row < len(self._capacities) else self._given_capacity
+            unsettled: list[int] = []
             for chain in prompts.chains:
-                added += self._index.insert(endpoint.row, chain, capacity=capacity)
-            prompts.learned.append((endpoint, added))
+                unsettled += self._index.insert(row, chain, capacity=capacity)
+            prompts.learned.append((endpoint, unsettled))
         # A long answer need not keep a long prompt's hashes.
         prompts.chains = []
         self._size.set(len(self._index))
 
     def response_complete(self, request: Request, response: Response) -> None:
         prompts: _Prompts | None = request.state.pop(self, None)
-        if prompts is None or _was_served(response):
+        if prompts is None:
             return
-        for endpoint, added in prompts.learned:
-            if endpoint.alive:
-                self._index.discard(endpoint.row, added)
-        self._size.set(len(self._index))
+        served = _was_served(response)
+        for endpoint, unsettled in prompts.learned:
+            # The row of an endpoint that is gone may be another's by now.
+            if unsettled and endpoint.alive:
+                if served:
+                    self._index.settle(endpoint.row, unsettled)
+                else:
+                    self._index.undo(endpoint.row, unsettled)
+                    self._size.set(len(self._index))
 
     def endpoint_added(self, endpoint: Endpoint) -> None:
         self._index.remove(endpoint.row)
+        self._tune_at_s = -math.inf
 
     def endpoint_removed(self, endpoint: Endpoint) -> None:
         self._index.remove(endpoint.row)
-        self._size.set(len(self._index))
+        self._tune_at_s = -math.inf
+        self._report()
 
-    def _block_size(self) -> int:
-        if not self.params.auto_tune:
-            return self._given_size
-        now_s = self.handle.clock()
-        if now_s >= self._tune_at_s:
-            self._tune_at_s = now_s + _TUNE_EVERY_S
-            sizes = self.handle.fleet.candidates().column(CACHE_BLOCK_SIZE)
+    def _seed(self, model: str, cache_salt: str) -> int:
+        if len(self._seeds) >= _KEPT_SEEDS:
+            self._seeds.clear()
+        seed = self._seeds[model, cache_salt] = chain_seed(model, cache_salt)
+        return seed
+
+    # --- fitting the engines -------------------------------------------------------------------------------------------------
+
+    def _tune(self) -> None:
+        """Look at what the engines say of their caches, now and then."""
+        if self.params.auto_tune:
+            sizes = self._fleet.candidates().column(CACHE_BLOCK_SIZE)
             known = sizes[np.isfinite(sizes) & (sizes >= 1)]
-            self._tuned_size = _at_least(_LEAST_TUNED_TOKENS, int(known.max())) if len(known) else self._given_size
-        return self._tuned_size
+            size = _at_least(_LEAST_TUNED_TOKENS, int(known.max())) if len(known) else self._given_size
+            if size != self._block_size:
+                self._use_block_size(size)
+        share = max(1, self.params.max_blocks // max(1, len(self._fleet)))
+        self._capacities = [min(capacity, share) for capacity in self._cache_sizes()]
+        self._report()
 
-    def _block_limit(self, block_size: int) -> int | None:
+    def _use_block_size(self, tokens: int) -> None:
+        """Blocks of another size never match: those of the old size are dropped as new ones come."""
+        self._block_size = tokens
+        self._block_bytes = tokens * BYTES_PER_TOKEN
         params = self.params
         if params.max_prefix_tokens_to_match:
-            return int(params.max_prefix_tokens_to_match) // block_size
-        return params.max_prefix_blocks_to_match or None
+            self._limit: int | None = int(params.max_prefix_tokens_to_match) // tokens
+        else:
+            self._limit = params.max_prefix_blocks_to_match or None
 
-    def _capacity(self, endpoint: Endpoint, block_size: int) -> int:
+    def _cache_sizes(self) -> list[int]:
+        """By row: how many of our blocks the engine's cache holds; what is given where it does not say."""
         if not self.params.auto_tune:
-            return self._given_capacity
-        columns = self.handle.fleet.columns
-        tokens = columns[CACHE_NUM_BLOCKS].item(endpoint.row) * columns[CACHE_BLOCK_SIZE].item(endpoint.row)
-        if not 0 < tokens < math.inf:
-            return self._given_capacity
-        return max(1, min(int(tokens) // block_size, _MAX_CAPACITY))
+            return [self._given_capacity] * self._fleet.capacity
+        columns = self._fleet.columns
+        tokens = columns[CACHE_NUM_BLOCKS] * columns[CACHE_BLOCK_SIZE]
+        told = np.isfinite(tokens) & (tokens > 0)
+        blocks = np.clip(np.where(told, tokens, 0) // self._block_size, 1, _MAX_CAPACITY)
+        sizes: list[int] = np.where(told, blocks, self._given_capacity).astype(np.int64).tolist()
+        return sizes
+
+    def _report(self) -> None:
+        self._size.set(len(self._index))
+        self._size_bytes.set(self._index.size_bytes)
 
 
 def _at_least(least: int, step: int) -> int:
@@ -183,17 +222,19 @@ def _at_least(least: int, step: int) -> int:
     return -(-least // step) * step
 
 
-def _chosen(result: SchedulingResult) -> Iterator[Endpoint]:
+def _chosen(result: SchedulingResult) -> Sequence[Endpoint]:
     """The first endpoint of every profile, each once. A custom handler may name a profile that found nothing."""
     seen: list[Endpoint] = []
     for profile in result.profiles.values():
         if profile is not None and profile.endpoints and profile.endpoints[0] not in seen:
             seen.append(profile.endpoints[0])
-            yield profile.endpoints[0]
+    return seen
 
 
 def _was_served(response: Response) -> bool:
-    """Did the engine take the prompt in? Without a status, as when the proxy sends no response headers, the ending decides."""
+    """Did the engine read the prompt? Without a status, as when the proxy sends no response headers, the ending decides."""
     if response.status:
+        if response.body_seen and not response.chunks and response.termination is not Termination.COMPLETE:
+            return False  # it broke down before the first token
         return 200 <= response.status < 300
     return response.termination is Termination.COMPLETE

@@ -53,6 +53,13 @@ def rows(producer: ApproxPrefixCacheProducer, request: Request) -> list[float]:
     return look(producer, request).matched_blocks[producer.handle.fleet.candidates().rows].tolist()
 
 
+def broken() -> Response:
+    """A response whose headers came, and then no body."""
+    response = ended(200, Termination.ERROR)
+    response.body_seen = True
+    return response
+
+
 def test_a_prompt_is_expected_where_it_was_sent_at_once() -> None:
     producer = make(make_fleet(2))
     send(producer, make_request(BLOCK * 3), row=1)
@@ -103,6 +110,7 @@ def test_the_first_endpoint_of_every_profile_learns() -> None:
         pytest.param(ended(0, Termination.EVICTED), 0, id="evicted before"),
         pytest.param(ended(503, Termination.ERROR), 0, id="error"),
         pytest.param(ended(503), 0, id="refused by the engine"),
+        pytest.param(broken(), 0, id="broke down before the first token"),
     ],
 )
 def test_what_was_not_served_is_forgotten(response: Response, left: int) -> None:
@@ -118,6 +126,26 @@ def test_a_failure_takes_back_only_what_the_request_itself_added() -> None:
     send(producer, make_request(BLOCK * 3), response=ended(503))
 
     assert rows(producer, make_request(BLOCK * 3)) == [1]
+
+
+def test_a_failure_leaves_what_another_request_has_brought_too() -> None:
+    producer = make(make_fleet(1))
+    first, second = make_request(BLOCK * 2), make_request(BLOCK * 2)
+    send(producer, first)
+    send(producer, second)
+
+    producer.response_complete(first, ended(503))
+    assert rows(producer, make_request(BLOCK * 2)) == [2]
+    producer.response_complete(second, ended(0, Termination.ERROR))
+    assert rows(producer, make_request(BLOCK * 2)) == [0]
+
+
+def test_all_endpoints_share_the_most_blocks_there_may_be() -> None:
+    producer = make(make_fleet(2), maxBlocks=7)
+    for row in (0, 1):
+        send(producer, make_request(BLOCK * 20), row=row)
+
+    assert rows(producer, make_request(BLOCK * 20)) == [3, 3]
 
 
 def test_an_endpoint_that_leaves_is_forgotten_and_its_row_starts_empty() -> None:
@@ -255,7 +283,8 @@ def test_hits_of_the_chosen_endpoint_and_the_size_are_measured() -> None:
 
     assert metrics.made["hit_ratio"].values == [0, 0.25, 0]
     assert metrics.made["hit_bytes"].values == [0, 256, 0]
-    assert metrics.made["size"].values == [1, 4, 8, 4]
+    assert metrics.made["size"].values == [0, 1, 4, 8, 4]
+    assert metrics.made["llm_epp_prefix_index_bytes"].values == [0, 4 * 90]
     assert metrics.made["hit_ratio"].buckets == (0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)
     assert metrics.made["hit_bytes"].buckets == (
         0,

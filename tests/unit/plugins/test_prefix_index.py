@@ -107,19 +107,103 @@ def test_of_a_chain_longer_than_the_capacity_the_beginning_is_kept() -> None:
     assert len(index) == 2
 
 
-def test_insert_tells_what_is_new() -> None:
+def test_what_is_in_use_goes_round_and_what_is_not_is_dropped() -> None:
     index = PrefixIndex()
-    index.insert(0, [1, 2], capacity=10)
+    for block in (1, 2, 3):
+        index.insert(0, [block], capacity=3)
+    index.insert(0, [1], capacity=3)
+    index.insert(0, [4], capacity=3)
+
+    assert [matches(index, [block])[0] for block in (1, 2, 3, 4)] == [1, 0, 1, 1]
+
+
+def test_a_prompt_is_not_dropped_for_its_own_end() -> None:
+    index = PrefixIndex()
+    index.insert(0, [1, 2, 3], capacity=3)
+    index.insert(0, [1, 2, 4], capacity=3)
+
+    assert matches(index, [1, 2, 4])[0] == 3
+    assert len(index) == 3
+
+
+def test_a_smaller_capacity_is_reached_step_by_step() -> None:
+    index = PrefixIndex()
+    index.insert(0, list(range(1000)), capacity=1000)
+    sizes = []
+    for block in range(2000, 2004):
+        index.insert(0, [block], capacity=300)
+        sizes.append(index.held_by(0))
+
+    assert sizes == [744, 488, 300, 300]
+
+
+def test_shrinking_drops_what_came_first() -> None:
+    index = PrefixIndex()
+    index.insert(0, [1], capacity=4)
+    index.insert(0, [2], capacity=4)
+
+    assert index.shrink(0, 1) == 1
+    assert [matches(index, [block])[0] for block in (1, 2)] == [0, 1]
+
+
+def test_insert_tells_what_is_not_settled() -> None:
+    index = PrefixIndex()
+    index.settle(0, index.insert(0, [1, 2], capacity=10))
 
     assert index.insert(0, [1, 2, 3], capacity=10) == [3]
+    assert [index.is_settled(0, block) for block in (2, 3)] == [True, False]
 
 
-def test_discard_and_remove_leave_nothing_behind() -> None:
+def test_what_an_engine_never_read_is_dropped_unless_another_request_brings_it() -> None:
     index = PrefixIndex()
-    index.insert(0, [1, 2], capacity=10)
+    first, second = index.insert(0, [1, 2], capacity=10), index.insert(0, [1, 3], capacity=10)
+    index.undo(0, first)
+
+    assert [matches(index, [1, block])[0] for block in (2, 3)] == [1, 2]
+    index.undo(0, second)
+    assert len(index) == 0
+
+
+def test_what_one_request_has_settled_another_cannot_take_back() -> None:
+    index = PrefixIndex()
+    first, second = index.insert(0, [1], capacity=10), index.insert(0, [1], capacity=10)
+    index.settle(0, first)
+    index.undo(0, second)
+
+    assert matches(index, [1])[0] == 1
+
+
+def test_a_block_that_was_dropped_and_came_again_keeps_its_new_place() -> None:
+    index = PrefixIndex()
+    index.undo(0, index.insert(0, [1], capacity=2))
+    index.insert(0, [2], capacity=2)
+    index.insert(0, [1], capacity=2)
+    index.insert(0, [3], capacity=2)
+
+    assert [matches(index, [block])[0] for block in (1, 2, 3)] == [1, 0, 1]
+
+
+def test_undo_and_remove_leave_nothing_behind() -> None:
+    index = PrefixIndex()
+    index.settle(0, index.insert(0, [1], capacity=10))
+    index.undo(0, index.insert(0, [2], capacity=10))
     index.insert(1, [1], capacity=10)
-    index.discard(0, [2, 99])
     index.remove(1)
 
     assert matches(index, [1, 2]) == [1, 0, 0, 0]
     assert (len(index), index.held_by(0), index.held_by(1)) == (1, 1, 0)
+
+
+def test_saved_blocks_come_back_in_their_order() -> None:
+    index, other = PrefixIndex(), PrefixIndex()
+    index.settle(0, index.insert(0, [1, 2], capacity=10))
+    index.settle(0, index.insert(0, [7], capacity=10))
+    index.undo(0, index.insert(0, [8], capacity=10))
+    index.insert(0, [9], capacity=10)
+
+    saved = index.blocks_of(0)
+    other.restore(3, saved, capacity=2)
+
+    assert saved.tolist() == [2, 1, 7]
+    assert (matches(other, [1, 2])[3], matches(other, [7])[3], len(other)) == (1, 1, 2)
+    assert other.is_settled(3, 1)
