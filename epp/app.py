@@ -9,7 +9,7 @@ import random
 import signal
 import ssl
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Collection, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -45,6 +45,7 @@ from epp.server.http import HttpServer, Pages
 from epp.server.lean import LeanServer
 from epp.server.session import ExtProc
 from epp.server.tls import Certificate, grpc_credentials, ssl_context
+from epp.state import StateDir
 from epp_plugins.registry import ALIASES, BUILTIN, REPLACED
 
 _log: Final = logging.getLogger("epp")
@@ -120,6 +121,7 @@ class Service:
         self._reloader = Reloader(self.director, self.registry, self.environment)
         self._config_watch = self._make_config_watch(loaded)
         self._objects = self._make_objects()
+        self._state_dir = StateDir(Path(options.state_dir)) if options.state_dir else None
         self._service = ExtProc(self.director, max_body_bytes=options.max_request_body_bytes)
         self._ext_proc: LeanServer | GrpcServer | None = None
         self._health_server: LeanServer | GrpcServer | None = None
@@ -135,6 +137,8 @@ class Service:
         """Open the ports and begin to look for endpoints. Raises StartError or ConfigError."""
         options = self._options
         pipeline = self.director.pipeline
+        if self._state_dir is not None:
+            await self._load_state(self._state_dir)
         self.datastore.add_listener(self._collector)
         for listener in pipeline.endpoint_listeners:
             self.datastore.add_listener(listener)
@@ -181,6 +185,9 @@ class Service:
             config_hash=pipeline.config_hash,
         )
         log_needs(_log, pipeline)
+        if self._state_dir is not None:
+            saving = self._state_dir.keep(self._plugins, every_s=options.state_save_interval_s)
+            self._spawn(saving, "saving of state")
 
     async def run_until_stopped(self) -> None:
         """Serve until `ask_to_stop`; then be not ready, and go on serving for the drain time-out."""
@@ -206,6 +213,8 @@ class Service:
             await self._health_server.stop(grace_s=0)
         if self._http is not None:
             await self._http.close()
+        if self._state_dir is not None and self._http is not None:  # what never served has learned nothing
+            await self._state_dir.save(self._plugins())
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -216,7 +225,8 @@ class Service:
     def notes(self) -> list[str]:
         """What an operator should know though requests are served: files that are wrong, changes that wait."""
         objects = self._objects.problems if self._objects is not None else ()
-        return [*self._reloader.notes(), *(f"objects: {problem}" for problem in objects)]
+        state = self._state_dir.problems if self._state_dir is not None else ()
+        return [*self._reloader.notes(), *(f"objects: {p}" for p in objects), *(f"state: {p}" for p in state)]
 
     @property
     def metrics_port(self) -> int:
@@ -225,6 +235,19 @@ class Service:
         return self._http.port
 
     # --- parts -------------------------------------------------------------------------------------------------------
+
+    async def _load_state(self, state_dir: StateDir) -> None:
+        try:
+            state_dir.prepare()
+        except OSError as error:
+            raise StartError(
+                f"--state-dir {self._options.state_dir}: cannot write there: {error.strerror or error}"
+            ) from error
+        await state_dir.load(self._plugins())
+
+    def _plugins(self) -> Collection[Plugin]:
+        """Those of the configuration that is in force."""
+        return self.director.pipeline.plugins.values()
 
     def _check_source(self) -> None:
         if self._file_discovery is not None:

@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from epp.api import EndpointListener
+from epp.api import EndpointListener, StateKeeper
 from epp.config import Environment, InvalidConfig, Loaded, Pipeline, Registry, Severity, build, resolved_of
 from epp.director.director import Director
 from epp.observability.bodies import log_needs
@@ -108,6 +108,7 @@ class Reloader:
 
     def _swap(self, old: Pipeline, new: Pipeline) -> None:
         director = self._director
+        _hand_over(old, new)
         # Before the first request sees them: a plugin that knows no endpoints would decide on nothing.
         for listener in new.endpoint_listeners:
             if not any(known is listener for known in self._listening):
@@ -157,3 +158,17 @@ class Reloader:
             if name not in self.waits_for_restart:
                 _log.warning("the configuration changes %s, which needs a restart", name)
         self.waits_for_restart = waiting
+
+
+def _hand_over(old: Pipeline, new: Pipeline) -> None:
+    """What a plugin has learned goes to the one that takes its place with other parameters."""
+    for name, plugin in new.plugins.items():
+        before = old.plugins.get(name)
+        if before is plugin or not isinstance(plugin, StateKeeper) or not isinstance(before, type(plugin)):
+            continue
+        try:
+            state = b"".join(before.save_state())
+            plugin.load_state(memoryview(state), version=before.state_version)
+        # Third-party code: what it raises costs what it knew.
+        except Exception:
+            _log.exception("plugin %s starts anew: it cannot take over what it has learned", name)

@@ -59,6 +59,7 @@ from epp.api.plugin import (
     Scorer,
     Screener,
     StateDumper,
+    StateKeeper,
     UsageReader,
 )
 from epp.api.request import Payload, ProfileResult, Prompt, Request, Response, SchedulingResult, Termination, Usage
@@ -123,6 +124,7 @@ __all__ = [
     "Scorer",
     "Screener",
     "StateDumper",
+    "StateKeeper",
     "Termination",
     "TokenizedPrompt",
     "Usage",

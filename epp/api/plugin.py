@@ -294,6 +294,27 @@ class EndpointListener(Plugin):
         """Called before the row may be reused."""
 
 
+class StateKeeper(Plugin):
+    """Keeps what it has learned when the process is restarted (`--state-dir`) or its parameters change.
+
+    Both methods are called on the event loop. What has been saved may be old: endpoints that are gone, engines that have
+    restarted since.
+    """
+
+    state_version: ClassVar[int] = 1
+
+    def save_state(self) -> Iterable[bytes]:
+        """The state in pieces, each made within a millisecond or so. Requests are decided between two pieces."""
+        raise NotImplementedError
+
+    def load_state(self, state: memoryview, *, version: int) -> None:
+        """Take over what `save_state` of a version up to `state_version` made, its pieces joined.
+
+        Called before the plugin is told of any endpoint. What it raises is reported, and it then goes on with nothing.
+        """
+        raise NotImplementedError
+
+
 class StateDumper(Plugin):
     """Shows its state on `/debug/plugins/state`."""
 

@@ -89,6 +89,8 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     config_text: str = ""
     config_reload: bool = True
     allow_experimental_plugins: bool = False
+    state_dir: str = ""
+    state_save_interval_s: float = 60.0
 
     endpoints: tuple[str, ...] = ()  # as given: `epp.discovery.static` reads them
     pool_name: str = ""
@@ -184,6 +186,8 @@ GROUPS: Final = (
             text("config-text", "", "the configuration itself, instead of a file", unit="YAML"),
             switch("config-reload", True, "follow changes of --config-file"),
             switch("allow-experimental-plugins", False, "load plugins that are marked as experimental"),
+            text("state-dir", "", "directory where plugins keep what they learned over a restart", unit="DIR"),
+            duration("state-save-interval", 60.0, "time between savings to --state-dir; at the end it is always saved"),
         ),
     ),
     Group(
@@ -432,6 +436,8 @@ def _check_ranges(options: RunOptions) -> None:
     for flag, seconds in times.items():
         if seconds < 0:
             raise UsageError(f"--{flag}: {seconds:g}s is negative")
+    if options.state_save_interval_s <= 0:
+        raise UsageError(f"--state-save-interval: {options.state_save_interval_s:g}s is not above zero")
     if options.fairness_id_metric_label_limit < 0:
         raise UsageError(f"--fairness-id-metric-label-limit: {options.fairness_id_metric_label_limit} is negative")
     if options.explain_decisions < 0:

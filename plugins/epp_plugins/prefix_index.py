@@ -22,7 +22,7 @@ from xxhash import xxh3_64_intdigest
 from epp.api import Floats
 
 # Python keeps integers of up to 60 bits in 32 bytes, longer ones in 48.
-_HASH_BITS: Final = (1 << 60) - 1
+HASH_BITS: Final = (1 << 60) - 1
 # One dict of millions of hashes stops everything for seconds when it grows; a part of 256 grows in milliseconds.
 _PARTS: Final = 256
 _PART_OF: Final = _PARTS - 1
@@ -49,7 +49,7 @@ def block_chain(data: bytes, *, block_bytes: int, seed: int, limit: int | None =
     chain = []
     for start in range(0, blocks * block_bytes, block_bytes):
         seed = xxh3_64_intdigest(data[start : start + block_bytes], seed)
-        chain.append(seed & _HASH_BITS)
+        chain.append(seed & HASH_BITS)
     return chain
 
 
@@ -223,9 +223,18 @@ class PrefixIndex:
         return kept
 
     def restore(self, row: int, blocks: Sequence[int], *, capacity: int) -> None:
-        """Let `row` hold the last `capacity` of `blocks`, in their order, all of them settled."""
-        kept = blocks[-capacity:]
-        self.settle(row, self.insert(row, kept[::-1], capacity=capacity))
+        """Let `row`, which holds nothing, hold the last `capacity` of `blocks`, in their order, all of them settled."""
+        known = self._rows.get(row) or self._add_row(row)
+        parts, held = self._parts, known.held
+        before = len(known.ring)
+        for block in blocks[-capacity:]:
+            part = parts[block & _PART_OF]
+            holders = part.get(block, 0)
+            if not holders & held:
+                part[block] = holders | held if holders else held
+                known.ring.append(block)
+        known.count += len(known.ring) - before
+        self._size += len(known.ring) - before
 
     # --- inside --------------------------------------------------------------------------------------------------------------
 

@@ -21,7 +21,9 @@ from time import perf_counter, process_time
 import numpy as np
 
 from epp_plugins.prefix_index import PrefixIndex, block_chain, chain_seed
+from epp_plugins.prefix_snapshot import Snapshot, read_snapshot, snapshot_pieces
 from tests.bench.bench_pick import best_us
+from tests.support.plugins import make_fleet
 
 ENDPOINTS, CAPACITY, BLOCK_BYTES = 320, 31_250, 256
 SMALL, LARGE = 1024, 400_000
@@ -78,6 +80,30 @@ def insert_us(index: PrefixIndex, texts: list[bytes], *, fresh: bool) -> float:
     return best_us(one, calls=len(texts))
 
 
+def saving(index: PrefixIndex) -> None:
+    """Make and read a snapshot as the service does, and give it back to endpoints one by one."""
+    endpoints = make_fleet(ENDPOINTS).candidates().endpoints
+    pieces, longest = [], 0.0
+    started = before = process_time()
+    for piece in snapshot_pieces(Snapshot(64, False, {}), endpoints, index):
+        longest = max(longest, process_time() - before)
+        pieces.append(piece)
+        before = process_time()
+    took, data = process_time() - started, b"".join(pieces)
+    print(f"a snapshot of {len(data) / 1e6:.0f} MB")
+    print(f"  the longest piece on the event loop       {longest * 1e3:8.2f} ms ({took * 1e3:.0f} ms in all)")
+    started = process_time()
+    snapshot = read_snapshot(memoryview(data))
+    print(f"  read it                                   {(process_time() - started) * 1e3:8.0f} ms")
+    after, longest = PrefixIndex(), 0.0
+    started = before = process_time()
+    for row, blocks in enumerate(snapshot.blocks.values()):
+        after.restore(row, np.frombuffer(blocks, dtype="<u8").tolist(), capacity=CAPACITY)
+        longest, before = max(longest, process_time() - before), process_time()
+    took = process_time() - started
+    print(f"  the longest endpoint that comes back      {longest * 1e3:8.1f} ms ({took:.1f} s for all)")
+
+
 def lru_hits(chains: list[list[int]], capacity: int) -> int:
     held: OrderedDict[int, None] = OrderedDict()
     hits = 0
@@ -130,6 +156,7 @@ def main() -> None:
         print(f"  insert and settle, new to the endpoint    {insert_us(index, texts, fresh=True):8.2f} us")
         print(f"  insert and settle, held already           {insert_us(index, texts, fresh=False):8.2f} us")
         print(f"  hash and look up, held                    {look_up_us(index, texts):8.2f} us")
+    saving(index)
     held = index.held_by(7)
     start = perf_counter()
     index.remove(7)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Final
 
 import msgspec
@@ -25,10 +25,12 @@ from epp.api import (
     Response,
     ResponseComplete,
     SchedulingResult,
+    StateKeeper,
     Termination,
     data_key,
 )
 from epp_plugins.prefix_index import PrefixIndex, block_chain, chain_seed
+from epp_plugins.prefix_snapshot import Snapshot, read_snapshot, snapshot_pieces
 
 BYTES_PER_TOKEN: Final = 4  # of Prompt.data
 DEFAULT_CAPACITY: Final = 31_250  # blocks for each endpoint
@@ -36,6 +38,7 @@ _MAX_CAPACITY: Final = 1_000_000  # whatever an engine reports
 _MOST_BLOCKS: Final = 10_000_000  # over all endpoints: less than 1 GB
 _LEAST_TUNED_TOKENS: Final = 64  # keeps the index small where engines use blocks of 16
 _TUNE_EVERY_S: Final = 1.0
+_AWAITED_S: Final = 900.0  # how long a saved endpoint may take to come back
 _KEPT_SEEDS: Final = 1024  # clients choose models and salts
 _RATIO_BUCKETS: Final = tuple(i / 10 for i in range(11))
 _BYTES_BUCKETS: Final = (0, *(2**i for i in range(4, 17)))
@@ -53,7 +56,7 @@ class _Prompts:
         self.learned: list[tuple[Endpoint, list[int]]] = []
 
 
-class ApproxPrefixCacheProducer(DataProducer, PreRequest, ResponseComplete, EndpointListener):
+class ApproxPrefixCacheProducer(DataProducer, PreRequest, ResponseComplete, EndpointListener, StateKeeper):
     """Publishes PrefixMatch: matching blocks are counted from the first one on without a gap, summed over all prompts.
 
     Block size in tokens: with `autoTune` the engines' own (the largest, in a mixed pool), in the smallest multiple that is at
@@ -83,14 +86,16 @@ class ApproxPrefixCacheProducer(DataProducer, PreRequest, ResponseComplete, Endp
         self._key = data_key(PREFIX_MATCH, handle.name)
         self._index = PrefixIndex()
         self._fleet = handle.fleet
-        self._given_size = params.block_size_tokens or params.block_size or _LEAST_TUNED_TOKENS
         self._given_capacity = (
             params.lru_capacity_per_server if params.lru_capacity_per_server > 0 else DEFAULT_CAPACITY
         )
         self._seeds: dict[tuple[str, str], int] = {}
         self._capacities: list[int] = []  # by row
         self._tune_at_s = -math.inf
-        self._use_block_size(self._given_size)
+        self._awaited: dict[str, bytes] = {}  # saved blocks by address, of endpoints that have not come back
+        self._awaited_until_s = -math.inf
+        self._tuned = False  # an engine has told the block size
+        self._set_block_size(params.block_size_tokens or params.block_size or _LEAST_TUNED_TOKENS)
         metrics = handle.metrics
         self._size = metrics.gauge(
             "inference_extension_prefix_indexer_size", "Blocks in the prefix index, over all endpoints"
@@ -165,6 +170,12 @@ class ApproxPrefixCacheProducer(DataProducer, PreRequest, ResponseComplete, Endp
     def endpoint_added(self, endpoint: Endpoint) -> None:
         self._index.remove(endpoint.row)
         self._tune_at_s = -math.inf
+        saved = self._awaited.pop(endpoint.host_port, None)
+        if saved is not None and self.handle.clock() < self._awaited_until_s:
+            blocks = np.frombuffer(saved, dtype="<u8").tolist()
+            # What the engine's cache holds is not known yet.
+            self._index.restore(endpoint.row, blocks, capacity=min(_MAX_CAPACITY, self.params.max_blocks))
+            self._report()
 
     def endpoint_removed(self, endpoint: Endpoint) -> None:
         self._index.remove(endpoint.row)
@@ -177,6 +188,25 @@ class ApproxPrefixCacheProducer(DataProducer, PreRequest, ResponseComplete, Endp
         seed = self._seeds[model, cache_salt] = chain_seed(model, cache_salt)
         return seed
 
+    # --- over a restart ------------------------------------------------------------------------------------------------------
+
+    def save_state(self) -> Iterable[bytes]:
+        if self.handle.clock() >= self._awaited_until_s:
+            self._awaited.clear()
+        waiting = Snapshot(self._block_size, self._tuned, self._awaited)
+        return snapshot_pieces(waiting, self._fleet.candidates().endpoints, self._index)
+
+    def load_state(self, state: memoryview, *, version: int) -> None:
+        snapshot = read_snapshot(state)
+        size = snapshot.block_size_tokens
+        if size != self._block_size:
+            if not (snapshot.tuned and self.params.auto_tune):
+                raise ValueError(f"its blocks have {size} tokens, not {self._block_size}")
+            self._use_block_size(size)
+        self._tuned = snapshot.tuned
+        self._awaited = dict(snapshot.blocks)
+        self._awaited_until_s = self.handle.clock() + _AWAITED_S
+
     # --- fitting the engines -------------------------------------------------------------------------------------------------
 
     def _tune(self) -> None:
@@ -184,15 +214,22 @@ class ApproxPrefixCacheProducer(DataProducer, PreRequest, ResponseComplete, Endp
         if self.params.auto_tune:
             sizes = self._fleet.candidates().column(CACHE_BLOCK_SIZE)
             known = sizes[np.isfinite(sizes) & (sizes >= 1)]
-            size = _at_least(_LEAST_TUNED_TOKENS, int(known.max())) if len(known) else self._given_size
-            if size != self._block_size:
-                self._use_block_size(size)
+            # A saved size counts until an engine tells its own.
+            if len(known):
+                self._tuned = True
+                self._use_block_size(_at_least(_LEAST_TUNED_TOKENS, int(known.max())))
         share = max(1, self.params.max_blocks // max(1, len(self._fleet)))
         self._capacities = [min(capacity, share) for capacity in self._cache_sizes()]
         self._report()
 
     def _use_block_size(self, tokens: int) -> None:
         """Blocks of another size never match: those of the old size are dropped as new ones come."""
+        if tokens == self._block_size:
+            return
+        self._awaited.clear()
+        self._set_block_size(tokens)
+
+    def _set_block_size(self, tokens: int) -> None:
         self._block_size = tokens
         self._block_bytes = tokens * BYTES_PER_TOKEN
         params = self.params

@@ -164,6 +164,73 @@ def test_an_endpoint_that_leaves_is_forgotten_and_its_row_starts_empty() -> None
     assert rows(producer, make_request(BLOCK)) == [1]
 
 
+# --- saved and loaded ------------------------------------------------------------------------------------------------------
+
+
+def saved(producer: ApproxPrefixCacheProducer) -> memoryview:
+    return memoryview(b"".join(producer.save_state()))
+
+
+def taught(fleet: Fleet, **parameters: object) -> ApproxPrefixCacheProducer:
+    producer = make(fleet, **parameters)
+    send(producer, make_request(BLOCK * 3), row=0, response=ended(200))
+    send(producer, make_request(BLOCK * 2), row=1, response=ended(200))
+    return producer
+
+
+def test_endpoints_that_come_back_under_their_address_hold_what_they_held() -> None:
+    state = saved(taught(make_fleet(2)))
+    fleet = Fleet()
+    after = make(fleet)
+    after.load_state(state, version=1)
+    for name, address in (("other", "10.0.0.7"), ("renamed", "10.0.0.2"), ("s0", "10.0.0.1")):
+        fleet.add(Endpoint(name, address, 8000))
+        after.endpoint_added(fleet.candidates().endpoints[-1])
+
+    assert rows(after, make_request(BLOCK * 3)) == [0, 2, 3]
+
+
+def test_an_endpoint_that_never_comes_back_is_saved_for_a_while_and_then_dropped() -> None:
+    clock = Clock()
+    after = make(Fleet(), clock=clock)
+    after.load_state(saved(taught(make_fleet(2))), version=1)
+
+    waiting = saved(after)
+    clock.now += 900
+    late = saved(after)
+
+    assert len(waiting) > len(late)
+    fleet = make_fleet(1)
+    again = make(fleet, clock=clock)
+    again.load_state(waiting, version=1)
+    clock.now += 900
+    again.endpoint_added(fleet.candidates().endpoints[0])
+    assert rows(again, make_request(BLOCK * 3)) == [0]
+
+
+def test_blocks_of_another_size_are_refused() -> None:
+    state = saved(taught(make_fleet(2), autoTune=False, blockSizeTokens=32))
+
+    with pytest.raises(ValueError, match="its blocks have 32 tokens, not 64"):
+        make(make_fleet(2)).load_state(state, version=1)
+
+
+def test_a_size_that_an_engine_told_counts_until_it_is_told_again() -> None:
+    fleet, clock = make_fleet(1), Clock()
+    fleet.columns[CACHE_BLOCK_SIZE][0] = 128
+    before = make(fleet)
+    send(before, make_request(BLOCK * 4), response=ended(200))
+    fleet.columns[CACHE_BLOCK_SIZE][0] = 0
+    after = make(fleet, clock=clock)
+    after.load_state(saved(before), version=1)
+    after.endpoint_added(fleet.candidates().endpoints[0])
+
+    assert rows(after, make_request(BLOCK * 4)) == [2]
+    fleet.columns[CACHE_BLOCK_SIZE][0] = 64
+    clock.now += 1
+    assert rows(after, make_request(BLOCK * 4)) == [0]
+
+
 @pytest.mark.parametrize(
     ("parameters", "engine", "size"),
     [
