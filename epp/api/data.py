@@ -41,12 +41,22 @@ class PrefixMatch(msgspec.Struct, frozen=True):
     """How much of the prompt each endpoint is believed to hold in its cache.
 
     `matched_blocks` is indexed by fleet row (use `[candidates.rows]`): leading blocks of the prompt that are cached there.
-    `total_blocks` counts the prompt's whole blocks of `block_size_tokens` tokens.
+    `total_blocks` counts the prompt's whole blocks of `block_size_tokens` tokens; all of it has `prompt_tokens`, as far as the
+    producer can tell (0: it does not). `confidence`, by row too, is the share of the producer's recent predictions that the
+    engine's answers have borne out; NaN before the first one, None from producers that do not compare.
     """
 
     matched_blocks: Floats
     total_blocks: int
     block_size_tokens: int
+    prompt_tokens: int = 0
+    confidence: Floats | None = None
+
+    def cached_tokens(self, row: int, prompt_tokens: int) -> float:
+        """How many of a prompt's tokens are expected to be cached in `row`, if its engine counts `prompt_tokens` of them."""
+        matched = self.matched_blocks.item(row) * self.block_size_tokens
+        scale = prompt_tokens / self.prompt_tokens if self.prompt_tokens else 1.0
+        return float(min(matched * scale, prompt_tokens))
 
 
 class InFlightLoad:

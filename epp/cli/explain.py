@@ -162,6 +162,11 @@ def _text(decision: Mapping[str, Any], *, most: int | None) -> Iterator[str]:
     for profile in decision["profiles"]:
         yield ""
         yield from _profile(profile, facts, most=most, blocks=_blocks(decision))
+    for prefix in decision["prefixes"]:
+        if prefix["confidence"]:
+            yield ""
+            shares = ", ".join(f"{_plain(name)} {share:.0%}" for name, share in [*prefix["confidence"].items()][:most])
+            yield f"predictions of cached tokens that proved right, lately ({prefix['key'].partition('/')[2]}): {shares}"
     left_out = [e for e in decision["endpoints"] if e["removed_by"]]
     for endpoint in left_out[:most]:
         yield f"{_plain(endpoint['name'])}: not a candidate: removed by {_plain(endpoint['removed_by'])}"
@@ -177,10 +182,10 @@ def _outcome(outcome: Mapping[str, Any] | None) -> str:
         if outcome[name] is not None:
             parts.append(f"{outcome[name]:g} {unit}")
     if outcome["prompt_tokens"] is not None:
-        cached = outcome["cached_tokens"]
-        parts.append(
-            f"{outcome['prompt_tokens']} prompt tokens" + (f" ({cached} cached)" if cached is not None else "")
-        )
+        cached, predicted = outcome["cached_tokens"], outcome["predicted_cached_tokens"]
+        notes = [f"{cached} cached"] if cached is not None else []
+        notes += [f"{predicted} predicted"] if predicted is not None else []
+        parts.append(f"{outcome['prompt_tokens']} prompt tokens" + (f" ({', '.join(notes)})" if notes else ""))
     if outcome["completion_tokens"] is not None:
         parts.append(f"{outcome['completion_tokens']} completion tokens")
     return "outcome: " + ", ".join(part for part in parts if part)

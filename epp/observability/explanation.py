@@ -141,8 +141,19 @@ def _outcome(decision: Decision) -> dict[str, Any] | None:
         "prompt_tokens": None if usage is None else usage.prompt_tokens,
         "completion_tokens": None if usage is None else usage.completion_tokens,
         "cached_tokens": None if usage is None else usage.cached_tokens,
+        "predicted_cached_tokens": _predicted(decision),
         "termination": "" if decision.termination is None else decision.termination.value,
     }
+
+
+def _predicted(decision: Decision) -> int | None:
+    """Tokens of the prompt that the chosen endpoint was believed to have cached, as its engine counts them."""
+    usage, detail = decision.usage, decision.detail
+    if usage is None or not usage.prompt_tokens or detail is None or not detail.prefixes or not decision.endpoints:
+        return None
+    row = decision.endpoints[0].row
+    _, match = detail.prefixes[0]
+    return round(match.cached_tokens(row, usage.prompt_tokens)) if row < len(match.matched_blocks) else None
 
 
 def _endpoints(decision: Decision, detail: Detail) -> list[dict[str, Any]]:
@@ -184,6 +195,11 @@ def _prefixes(detail: Detail) -> list[dict[str, Any]]:
                 endpoint.name: match.matched_blocks.item(row)
                 for endpoint, row in _with_rows(detail.given)
                 if row < len(match.matched_blocks) and match.matched_blocks.item(row)
+            },
+            "confidence": {
+                endpoint.name: round(match.confidence.item(row), 4)
+                for endpoint, row in _with_rows(detail.given)
+                if match.confidence is not None and row < len(match.confidence) and not np.isnan(match.confidence[row])
             },
         }
         for key, match in detail.prefixes

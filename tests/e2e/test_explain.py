@@ -68,6 +68,22 @@ async def test_a_cached_prefix_is_why_the_others_were_not_chosen(stack: Stack) -
     assert told["outcome"]["status"] == 200
     assert told["outcome"]["cached_tokens"] == answer["usage"]["prompt_tokens_details"]["cached_tokens"]
     assert "valve" not in json.dumps(told)
+    predicted, cached = told["outcome"]["predicted_cached_tokens"], told["outcome"]["cached_tokens"]
+    assert abs(predicted - cached) < 0.2 * cached
+
+
+async def test_predictions_that_answers_bear_out_are_shown(stack: Stack) -> None:
+    prompt = "a lever has a spring and the spring has a number " * 30
+    for name in ("lever-1", "lever-2", "lever-3"):
+        await stack.complete(prompt, model=MODEL, x_request_id=name)
+        told = await explained(stack, name)
+    chosen, outcome = told["chosen"][0]["name"], told["outcome"]
+
+    printed = await run_command(stack, "lever-3")
+
+    assert told["prefixes"][0]["confidence"][chosen] == 1
+    assert f"({outcome['cached_tokens']} cached, {outcome['predicted_cached_tokens']} predicted)" in printed
+    assert f"proved right, lately (approx-prefix-cache-producer): {chosen} 100%" in printed
 
 
 async def test_the_command_shows_it_as_a_table(stack: Stack) -> None:

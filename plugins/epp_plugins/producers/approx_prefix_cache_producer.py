@@ -17,7 +17,6 @@ from epp.api import (
     DataProducer,
     Endpoint,
     EndpointListener,
-    Floats,
     Handle,
     PrefixMatch,
     PreRequest,
@@ -25,10 +24,13 @@ from epp.api import (
     Response,
     ResponseComplete,
     SchedulingResult,
+    StateDumper,
     StateKeeper,
     Termination,
     data_key,
 )
+from epp_plugins.cache_calibration import Action, Advice
+from epp_plugins.cache_check import CacheCheck
 from epp_plugins.prefix_index import PrefixIndex, block_chain, chain_seed
 from epp_plugins.prefix_snapshot import Snapshot, read_snapshot, snapshot_pieces
 
@@ -38,6 +40,7 @@ _MAX_CAPACITY: Final = 1_000_000  # whatever an engine reports
 _MOST_BLOCKS: Final = 10_000_000  # over all endpoints: less than 1 GB
 _LEAST_TUNED_TOKENS: Final = 64  # keeps the index small where engines use blocks of 16
 _TUNE_EVERY_S: Final = 1.0
+_LEAST_LIMIT: Final = 8  # blocks; less would tell nothing from nothing
 _AWAITED_S: Final = 900.0  # how long a saved endpoint may take to come back
 _KEPT_SEEDS: Final = 1024  # clients choose models and salts
 _RATIO_BUCKETS: Final = tuple(i / 10 for i in range(11))
@@ -45,18 +48,21 @@ _BYTES_BUCKETS: Final = (0, *(2**i for i in range(4, 17)))
 
 
 class _Prompts:
-    """One request's chains, what they match, and the blocks that its pick put into the index and that are not settled."""
+    """One request's chains, what they match, and the blocks that its pick put into the index and that are not settled.
 
-    __slots__ = ("chains", "learned", "matched", "total")
+    `verifiable`: its answer can be compared with the prediction.
+    """
 
-    def __init__(self, chains: list[list[int]], total: int, matched: Floats) -> None:
+    __slots__ = ("chains", "learned", "match", "verifiable")
+
+    def __init__(self, chains: list[list[int]], match: PrefixMatch) -> None:
         self.chains = chains
-        self.total = total
-        self.matched = matched
+        self.match = match
         self.learned: list[tuple[Endpoint, list[int]]] = []
+        self.verifiable = False
 
 
-class ApproxPrefixCacheProducer(DataProducer, PreRequest, ResponseComplete, EndpointListener, StateKeeper):
+class ApproxPrefixCacheProducer(DataProducer, PreRequest, ResponseComplete, EndpointListener, StateKeeper, StateDumper):
     """Publishes PrefixMatch: matching blocks are counted from the first one on without a gap, summed over all prompts.
 
     Block size in tokens: with `autoTune` the engines' own (the largest, in a mixed pool), in the smallest multiple that is at
@@ -65,7 +71,9 @@ class ApproxPrefixCacheProducer(DataProducer, PreRequest, ResponseComplete, Endp
     equal share of `maxBlocks` where that is less.
 
     The pick itself is the evidence: each profile's first endpoint is taken to hold the prompts from then on. Taken back when
-    the request ends before the engine has read them, unless another request has brought the same blocks. Differs from the Go
+    the request ends before the engine has read them, unless another request has brought the same blocks. Answers that tell
+    cached tokens are compared with the prediction; with `selfCorrect` what is believed of an endpoint shrinks or goes when
+    they disprove it (see epp_plugins.cache_calibration). Differs from the Go
     EPP's producer, which counts blocks behind a gap, hashes the rest of a prompt that is no whole block, compares engine
     blocks with index blocks, raises a given block size to 64, and keeps what failed requests left.
     """
@@ -80,6 +88,7 @@ class ApproxPrefixCacheProducer(DataProducer, PreRequest, ResponseComplete, Endp
         max_prefix_blocks_to_match: Annotated[int, msgspec.Meta(ge=0)] = 2048  # deprecated; 0: no limit
         lru_capacity_per_server: int = DEFAULT_CAPACITY  # blocks; 0 and less mean the default
         max_blocks: Annotated[int, msgspec.Meta(ge=1)] = _MOST_BLOCKS  # over all endpoints
+        self_correct: bool = True  # shrink or purge what is believed of an endpoint whose answers disprove it
 
     def __init__(self, params: Params, handle: Handle) -> None:
         super().__init__(params, handle)
@@ -91,6 +100,7 @@ class ApproxPrefixCacheProducer(DataProducer, PreRequest, ResponseComplete, Endp
         )
         self._seeds: dict[tuple[str, str], int] = {}
         self._capacities: list[int] = []  # by row
+        self._check = CacheCheck(handle)
         self._tune_at_s = -math.inf
         self._awaited: dict[str, bytes] = {}  # saved blocks by address, of endpoints that have not come back
         self._awaited_until_s = -math.inf
@@ -130,19 +140,28 @@ class ApproxPrefixCacheProducer(DataProducer, PreRequest, ResponseComplete, Endp
                 self._index.count_matches(chain, matched)
                 chains.append(chain)
                 total += len(chain)
+        match = PrefixMatch(matched, total, self._block_size, payload.prompt_tokens, self._check.confidence)
         if chains:
-            request.state[self] = _Prompts(chains, total, matched)
-        request.data[self._key] = PrefixMatch(matched, total, self._block_size)
+            request.state[self] = _Prompts(chains, match)
+        request.data[self._key] = match
 
     def pre_request(self, request: Request, result: SchedulingResult) -> None:
         prompts: _Prompts | None = request.state.get(self)
         if prompts is None or prompts.learned:
             return
         target = result.endpoints[0]
-        blocks = prompts.matched.item(target.row)
-        self._hit_ratio.observe(blocks / prompts.total)
+        match = prompts.match
+        blocks = match.matched_blocks.item(target.row)
+        self._hit_ratio.observe(blocks / match.total_blocks)
         self._hit_bytes.observe(blocks * self._block_bytes)
-        for endpoint in (target,) if len(result.profiles) == 1 else _chosen(result):
+        chosen = (target,) if len(result.profiles) == 1 else _chosen(result)
+        if (
+            len(chosen) == len(prompts.chains) == 1
+            and match.prompt_tokens - match.total_blocks * self._block_size < self._block_size
+        ):
+            # Blocks that another request is only just bringing may not be there yet, which proves nothing.
+            prompts.verifiable = not blocks or self._index.is_settled(target.row, prompts.chains[0][int(blocks) - 1])
+        for endpoint in chosen:
             row = endpoint.row
             capacity = self._capacities[row] if row < len(self._capacities) else self._given_capacity
             unsettled: list[int] = []
@@ -166,10 +185,14 @@ class ApproxPrefixCacheProducer(DataProducer, PreRequest, ResponseComplete, Endp
                 else:
                     self._index.undo(endpoint.row, unsettled)
                     self._size.set(len(self._index))
+        if served and prompts.verifiable and response.usage is not None:
+            endpoint = prompts.learned[0][0]
+            advice = self._check.compare(endpoint, prompts.match, response)
+            if advice is not None:
+                self._follow(endpoint, advice)
 
     def endpoint_added(self, endpoint: Endpoint) -> None:
-        self._index.remove(endpoint.row)
-        self._tune_at_s = -math.inf
+        self._forget(endpoint)
         saved = self._awaited.pop(endpoint.host_port, None)
         if saved is not None and self.handle.clock() < self._awaited_until_s:
             blocks = np.frombuffer(saved, dtype="<u8").tolist()
@@ -178,15 +201,52 @@ class ApproxPrefixCacheProducer(DataProducer, PreRequest, ResponseComplete, Endp
             self._report()
 
     def endpoint_removed(self, endpoint: Endpoint) -> None:
-        self._index.remove(endpoint.row)
-        self._tune_at_s = -math.inf
+        self._forget(endpoint)
         self._report()
+
+    def _forget(self, endpoint: Endpoint) -> None:
+        self._index.remove(endpoint.row)
+        self._check.forget(endpoint.row)
+        self._tune_at_s = -math.inf
 
     def _seed(self, model: str, cache_salt: str) -> int:
         if len(self._seeds) >= _KEPT_SEEDS:
             self._seeds.clear()
         seed = self._seeds[model, cache_salt] = chain_seed(model, cache_salt)
         return seed
+
+    # --- proving it right or wrong -------------------------------------------------------------------------------------------
+
+    def _follow(self, endpoint: Endpoint, advice: Advice) -> None:
+        """Do as the endpoint's answers advise, and say why."""
+        row, before = endpoint.row, self._index.held_by(endpoint.row)
+        if self.params.self_correct:
+            if advice.action is Action.PURGE:
+                self._index.remove(row)
+            elif advice.action is Action.SHRINK:
+                limit = max(_LEAST_LIMIT, before // 2)
+                self._check.limit(row, limit)
+                self._index.shrink(row, limit)
+            elif advice.action is Action.GROW:
+                wider = 2 * self._capacities[row]
+                self._check.limit(row, wider if wider < self._cache_sizes()[row] else None)
+            self._tune()
+        self._check.tell(endpoint, advice, done=self.params.self_correct, dropped=before - self._index.held_by(row))
+
+    def dump_state(self) -> object:
+        return {
+            "blocks": len(self._index),
+            "bytes": self._index.size_bytes,
+            "block_size_tokens": self._block_size,
+            "endpoints": {endpoint.name: self._endpoint_state(endpoint.row) for endpoint in self._fleet.candidates()},
+        }
+
+    def _endpoint_state(self, row: int) -> dict[str, object]:
+        state: dict[str, object] = {
+            "blocks": self._index.held_by(row),
+            "capacity": self._capacities[row] if row < len(self._capacities) else self._given_capacity,
+        }
+        return state | self._check.state(row)
 
     # --- over a restart ------------------------------------------------------------------------------------------------------
 
@@ -220,6 +280,9 @@ class ApproxPrefixCacheProducer(DataProducer, PreRequest, ResponseComplete, Endp
                 self._use_block_size(_at_least(_LEAST_TUNED_TOKENS, int(known.max())))
         share = max(1, self.params.max_blocks // max(1, len(self._fleet)))
         self._capacities = [min(capacity, share) for capacity in self._cache_sizes()]
+        if self.params.self_correct:
+            for row, limit in self._check.limits():
+                self._capacities[row] = min(self._capacities[row], limit)
         self._report()
 
     def _use_block_size(self, tokens: int) -> None:

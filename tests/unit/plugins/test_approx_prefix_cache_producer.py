@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import msgspec
@@ -16,6 +17,7 @@ from epp.api import (
     Request,
     Response,
     Termination,
+    Usage,
     data_key,
 )
 from epp_plugins.producers.approx_prefix_cache_producer import ApproxPrefixCacheProducer
@@ -162,6 +164,156 @@ def test_an_endpoint_that_leaves_is_forgotten_and_its_row_starts_empty() -> None
     send(producer, make_request(BLOCK))
     producer.response_complete(request, ended(503))
     assert rows(producer, make_request(BLOCK)) == [1]
+
+
+# --- proved right or wrong -------------------------------------------------------------------------------------------------
+
+
+def answered(cached: int | None, *, prompt: int = 320, served: str | None = None) -> Response:
+    response = ended(200)
+    response.usage = Usage(prompt_tokens=prompt, cached_tokens=cached)
+    response.served_endpoint = served
+    return response
+
+
+def confidence(producer: ApproxPrefixCacheProducer, row: int = 0) -> float:
+    match = look(producer, make_request())
+    assert match.confidence is not None
+    return match.confidence.item(row)
+
+
+LONG = BLOCK * 5  # 320 tokens
+
+
+def test_answers_make_the_confidence() -> None:
+    producer = make(make_fleet(2))
+    send(producer, make_request(LONG), row=1, response=answered(0))
+    assert math.isnan(confidence(producer, 1))
+
+    send(producer, make_request(LONG), row=1, response=answered(304))
+
+    assert confidence(producer, 1) == 1
+    assert math.isnan(confidence(producer, 0))
+
+
+@pytest.mark.parametrize(
+    ("first", "response", "counts"),
+    [
+        pytest.param(answered(0), answered(0), True, id="wrong"),
+        pytest.param(answered(0), answered(None), True, id="left out by an engine that tells it"),
+        pytest.param(answered(None), answered(None), False, id="left out by an engine that does not"),
+        pytest.param(answered(0), answered(0, served="10.0.0.9:8000"), False, id="served by another"),
+        pytest.param(answered(0), answered(0, served="10.0.0.1:8000"), True, id="served as chosen"),
+        pytest.param(answered(0), ended(200), False, id="no usage"),
+        pytest.param(answered(0), ended(503), False, id="failed"),
+        pytest.param(answered(0), answered(0, prompt=0), False, id="no prompt tokens"),
+    ],
+)
+def test_which_answers_count(first: Response, response: Response, counts: bool) -> None:
+    producer = make(make_fleet(1))
+    send(producer, make_request(LONG), response=first)
+    send(producer, make_request(LONG), response=response)
+
+    assert math.isnan(confidence(producer)) is not counts
+
+
+def test_what_another_request_is_only_just_bringing_proves_nothing() -> None:
+    producer = make(make_fleet(1))
+    first, second = make_request(LONG), make_request(LONG)
+    send(producer, first)
+    send(producer, second)
+    producer.response_complete(first, answered(0))
+    producer.response_complete(second, answered(0))
+
+    assert math.isnan(confidence(producer))
+
+
+@pytest.mark.parametrize(
+    "prompts", [(LONG, LONG + BLOCK), (LONG * 20,)], ids=["several prompts", "longer than looked at"]
+)
+def test_prompts_that_cannot_be_compared_are_not(prompts: tuple[bytes, ...]) -> None:
+    producer = make(make_fleet(1), maxPrefixTokensToMatch=640)
+    for _ in range(2):
+        send(producer, make_request(*prompts), response=answered(0, prompt=640))
+
+    assert math.isnan(confidence(producer))
+
+
+def test_prefill_elsewhere_is_not_compared() -> None:
+    producer = make(make_fleet(2))
+    for _ in range(2):
+        send(producer, make_request(LONG), row=0, response=answered(0), prefill=1)
+
+    assert math.isnan(confidence(producer))
+
+
+def teach(producer: ApproxPrefixCacheProducer, count: int) -> list[bytes]:
+    """Prompts that endpoint 0 has read."""
+    made = [bytes([i]) * 256 + LONG[256:] for i in range(count)]
+    for prompt in made:
+        send(producer, make_request(prompt), response=answered(0))
+    return made
+
+
+@pytest.mark.parametrize(("correct", "left"), [(True, 0), (False, 1)])
+def test_an_engine_that_has_restarted_is_found_out(
+    correct: bool, left: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    producer = make(make_fleet(2), selfCorrect=correct)
+    known = teach(producer, 10)
+    for prompt in known[:3]:
+        send(producer, make_request(prompt), response=answered(0))
+
+    assert [bool(rows(producer, make_request(p))[0]) for p in known[3:]] == [bool(left)] * 7
+    assert caplog.records[-1].fields == {  # type: ignore[attr-defined]
+        "endpoint": "s0",
+        "address": "10.0.0.1:8000",
+        "cause": "it has restarted or its cache was reset",
+        "action": "purge" if correct else "none",
+        "blocks_dropped": 50 if correct else 0,
+        "answers": 13,
+        "confidence": 0.0,
+        "finding": "it has restarted or its cache was reset",
+    }
+
+
+def test_an_engine_with_a_smaller_cache_than_told_is_believed_less() -> None:
+    producer = make(make_fleet(2), lruCapacityPerServer=200)
+    known = teach(producer, 20)
+    for old, recent in zip(known[:8], known[12:], strict=True):
+        send(producer, make_request(recent), response=answered(300))
+        send(producer, make_request(old), response=answered(0))
+
+    state = producer.dump_state()
+    assert isinstance(state, dict)
+    assert state["endpoints"]["s0"] == {
+        "blocks": 50,
+        "capacity": 50,
+        "answers": 36,
+        "confidence": 0.5,
+        "finding": "its cache is smaller than it says, or others use it, too",
+    }
+    assert state["endpoints"]["s1"] == {"blocks": 0, "capacity": 200}
+    for capacity in (100, 200):
+        for _ in range(32):
+            send(producer, make_request(known[-1]), response=answered(300))
+        state = producer.dump_state()
+        assert isinstance(state, dict)
+        assert state["endpoints"]["s0"]["capacity"] == capacity
+
+
+def test_another_endpoint_in_the_same_row_starts_without_a_record() -> None:
+    fleet = make_fleet(1)
+    producer = make(fleet)
+    for _ in range(2):
+        send(producer, make_request(LONG), response=answered(300))
+    gone = fleet.candidates().endpoints[0]
+    producer.endpoint_removed(gone)
+    fleet.remove(gone)
+    fleet.add(Endpoint("new", "10.0.0.9", 8000))
+
+    assert math.isnan(confidence(producer))
 
 
 # --- saved and loaded ------------------------------------------------------------------------------------------------------
