@@ -37,6 +37,15 @@ class Verdict(enum.Enum):
     TRIVIAL = "trivial"  # nothing predicted, nothing cached
 
 
+def judge(predicted: float, cached: float, tolerance: float) -> Verdict:
+    """Tokens, as the engine counts them; `tolerance` is how far prediction and truth may be apart."""
+    if predicted > cached + tolerance:
+        return Verdict.OVER
+    if cached > predicted + tolerance:
+        return Verdict.UNDER
+    return Verdict.TRIVIAL if predicted <= tolerance and cached <= tolerance else Verdict.RIGHT
+
+
 class Action(enum.Enum):
     """What to do about what is believed of the endpoint."""
 
@@ -56,24 +65,6 @@ class Cause(enum.Enum):
     UNSEEN = "it has cached what was not sent through here, or keeps more than it says"
 
 
-class Answer(NamedTuple):
-    """Tokens, as the engine counts them: predicted to be cached, cached, and how far the two may be apart."""
-
-    predicted: float
-    cached: float
-    tolerance: float
-
-    @property
-    def verdict(self) -> Verdict:
-        if self.predicted > self.cached + self.tolerance:
-            return Verdict.OVER
-        if self.cached > self.predicted + self.tolerance:
-            return Verdict.UNDER
-        if self.predicted <= self.tolerance and self.cached <= self.tolerance:
-            return Verdict.TRIVIAL
-        return Verdict.RIGHT
-
-
 class Advice(NamedTuple):
     """`news`: the operator has not been told of this cause yet."""
 
@@ -89,6 +80,7 @@ class Calibration:
         "_over",
         "_purged",
         "_recent",
+        "_recently_right",
         "_right",
         "_right_in_a_row",
         "_right_since_purge",
@@ -106,6 +98,7 @@ class Calibration:
         self.limit: int | None = None
         self.cause: Cause | None = None  # of the last advice that had one, until predictions are right again
         self._recent: deque[bool] = deque(maxlen=_RECENT)
+        self._recently_right = 0
         self._right_in_a_row = 0
         self._wrong_in_a_row = 0  # predictions of which the engine had nothing
         self._zeros = 0  # of those, the ones where it said exactly 0
@@ -117,15 +110,18 @@ class Calibration:
     @property
     def confidence(self) -> float:
         """The share of the recent predictions that were right; NaN before the first."""
-        return sum(self._recent) / len(self._recent) if self._recent else float("nan")
+        return self._recently_right / len(self._recent) if self._recent else float("nan")
 
-    def observe(self, answer: Answer, verdict: Verdict) -> Advice | None:
-        """Take in an answer with its verdict."""
+    def observe(self, verdict: Verdict, *, cached: float, nothing: bool) -> Advice | None:
+        """Take in a verdict, what was cached, and whether that is within the tolerance of nothing."""
         self.answers += 1
         if verdict is Verdict.TRIVIAL:
             return None
         right = verdict is Verdict.RIGHT
+        if len(self._recent) == _RECENT:
+            self._recently_right -= self._recent[0]
         self._recent.append(right)
+        self._recently_right += right
         if right:
             self._right += 1
             self._right_in_a_row += 1
@@ -139,9 +135,9 @@ class Calibration:
             self._under += 1
             return self._judge(self._under, Action.WARN, Cause.UNSEEN)
         self._over += 1
-        if answer.cached <= answer.tolerance:
+        if nothing:
             self._wrong_in_a_row += 1
-            self._zeros += not answer.cached
+            self._zeros += not cached
             if self._wrong_in_a_row >= _IN_A_ROW:
                 return self._purge()
         else:
@@ -194,12 +190,12 @@ class Calibrations:
         """Those of which there was an answer, with their rows."""
         return self._rows.items()
 
-    def observe(self, row: int, answer: Answer, verdict: Verdict) -> Advice | None:
-        """Take in an answer of the endpoint in `row`."""
+    def observe(self, row: int, verdict: Verdict, *, cached: float, nothing: bool) -> Advice | None:
+        """Take in an answer of the endpoint in `row`: see `Calibration.observe`."""
         calibration = self._rows.get(row)
         if calibration is None:
             calibration = self._rows[row] = Calibration()
-        advice = calibration.observe(answer, verdict)
+        advice = calibration.observe(verdict, cached=cached, nothing=nothing)
         confidence = calibration.confidence
         if row >= len(self.confidence) or self.confidence.item(row) != confidence:
             self._set(row, confidence)

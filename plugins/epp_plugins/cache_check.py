@@ -10,8 +10,8 @@ import logging
 import math
 from collections.abc import Iterator
 
-from epp.api import CACHE_BLOCK_SIZE, Endpoint, Floats, Handle, PrefixMatch, Response
-from epp_plugins.cache_calibration import Action, Advice, Answer, Calibrations, Cause, Verdict
+from epp.api import CACHE_BLOCK_SIZE, Endpoint, Floats, Handle, Metric, PrefixMatch, Response
+from epp_plugins.cache_calibration import Action, Advice, Calibrations, Cause, Verdict, judge
 
 
 class CacheCheck:
@@ -23,6 +23,7 @@ class CacheCheck:
         self._tell_cached: set[int] = set()  # rows of engines that have told a number of cached tokens
         metrics, name = handle.metrics, handle.name
         self._name = name
+        self._counters: dict[Endpoint, dict[Verdict, Metric]] = {}
         self._results = metrics.counter(
             "llm_epp_prefix_predictions",
             "Answers by what they say of the predicted cached tokens: right, over, under, or trivial (none and none)",
@@ -47,12 +48,12 @@ class CacheCheck:
 
     @property
     def confidence(self) -> Floats:
-        """For `PrefixMatch.confidence`: by row, as long as the fleet has rows."""
-        confidence = self._calibrations.confidence
-        if len(confidence) < len(self._handle.fleet.endpoints):
-            self._calibrations.fit(len(self._handle.fleet.endpoints))
-            confidence = self._calibrations.confidence
-        return confidence
+        """For `PrefixMatch.confidence`."""
+        return self._calibrations.confidence
+
+    def fit(self, rows: int) -> None:
+        """Make `confidence` at least `rows` long."""
+        self._calibrations.fit(rows)
 
     def compare(self, endpoint: Endpoint, match: PrefixMatch, response: Response) -> Advice | None:
         """Take in the answer to a request that was sent to `endpoint` because of `match`."""
@@ -61,22 +62,30 @@ class CacheCheck:
             return None
         if response.served_endpoint and response.served_endpoint != endpoint.host_port:
             return None  # the proxy has tried again elsewhere
-        cached = usage.cached_tokens
+        cached, prompt_tokens = usage.cached_tokens, usage.prompt_tokens
         if cached is not None:
             self._tell_cached.add(row)
         elif row in self._tell_cached:
             cached = 0  # vLLM leaves it out where it is 0
         else:
             return None
-        predicted = match.cached_tokens(row, usage.prompt_tokens)
-        answer = Answer(predicted, cached, self._tolerance(row, match, usage.prompt_tokens))
-        verdict = answer.verdict
-        self._results.labels(self._name, endpoint.name, verdict.value).inc()
+        predicted = match.cached_tokens(row, prompt_tokens)
+        tolerance = self._tolerance(row, match, prompt_tokens)
+        verdict = judge(predicted, cached, tolerance)
+        self._count(endpoint, verdict, predicted - cached)
+        return self._calibrations.observe(row, verdict, cached=cached, nothing=cached <= tolerance)
+
+    def _count(self, endpoint: Endpoint, verdict: Verdict, difference: float) -> None:
+        counters = self._counters.get(endpoint)
+        if counters is None:
+            counters = self._counters[endpoint] = {
+                v: self._results.labels(self._name, endpoint.name, v.value) for v in Verdict
+            }
+        counters[verdict].inc()
         if verdict is Verdict.OVER:
-            self._over.labels(self._name, endpoint.name).inc(predicted - cached)
+            self._over.labels(self._name, endpoint.name).inc(difference)
         elif verdict is Verdict.UNDER:
-            self._under.labels(self._name, endpoint.name).inc(cached - predicted)
-        return self._calibrations.observe(row, answer, verdict)
+            self._under.labels(self._name, endpoint.name).inc(-difference)
 
     def tell(self, endpoint: Endpoint, advice: Advice, *, done: bool, dropped: int) -> None:
         """Say that `advice` has been followed (or, not `done`, would have been), which cost `dropped` blocks."""
@@ -118,10 +127,11 @@ class CacheCheck:
             "finding": None if calibration.cause is None else calibration.cause.value,
         }
 
-    def forget(self, row: int) -> None:
-        """The endpoint is gone, or another one has its row."""
-        self._calibrations.drop(row)
-        self._tell_cached.discard(row)
+    def forget(self, endpoint: Endpoint) -> None:
+        """It is gone, or has only just come: another may have had its row."""
+        self._calibrations.drop(endpoint.row)
+        self._tell_cached.discard(endpoint.row)
+        self._counters.pop(endpoint, None)
 
     def _tolerance(self, row: int, match: PrefixMatch, prompt_tokens: int) -> float:
         """Tokens: a block of ours and one of the engine's, as only whole ones count; and a tenth of the prompt, as the bytes of

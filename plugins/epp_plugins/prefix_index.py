@@ -136,14 +136,15 @@ class PrefixIndex:
             if unsettled and block in unsettled:
                 unsettled[block] += 1
                 shared.append(block)
-        unsettled.update(dict.fromkeys(added, 1))
         new = len(added)
         # Before the new ones come: those that go round once more would drop them.
         if known.count > capacity - new:
             self._drop_some(known, max(capacity - new, known.count - new - _DROPPED_AT_ONCE), spared=len(chain))
-        known.ring.extend(added)
-        known.count += new
-        self._size += new
+        if added:
+            unsettled.update(dict.fromkeys(added, 1))
+            known.ring.extend(added)
+            known.count += new
+            self._size += new
         return added + shared if shared else added
 
     def is_settled(self, row: int, block: int) -> bool:

@@ -1,6 +1,6 @@
 """What the approximate prefix index costs: time for a prompt, memory for ten million blocks, how long anything stands still.
 
-`python -m tests.bench.bench_prefix_index [BLOCKS]` fills an index of that many blocks (10 million: a minute, 1 GB) and
+`python -m tests.bench.bench_prefix_index [BLOCKS] [--json]` fills an index of that many blocks (10 million: a minute, 1 GB) and
 measures on it, where every look-up misses the processor's caches. 320 endpoints hold 31,250 blocks each; of every eight
 blocks of a prompt two are shared with other prompts. Times are the least of several rounds, stalls the worst that was met.
 
@@ -13,8 +13,10 @@ from __future__ import annotations
 import gc
 import json
 import random
+import subprocess
 import sys
 from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 from time import perf_counter, process_time
 
@@ -26,6 +28,8 @@ from tests.bench.bench_pick import best_us
 from tests.support.plugins import make_fleet
 
 ENDPOINTS, CAPACITY, BLOCK_BYTES = 320, 31_250, 256
+ALL_BLOCKS = ENDPOINTS * CAPACITY
+MEMORY = "memory, MB"
 SMALL, LARGE = 1024, 400_000
 
 
@@ -80,7 +84,7 @@ def insert_us(index: PrefixIndex, texts: list[bytes], *, fresh: bool) -> float:
     return best_us(one, calls=len(texts))
 
 
-def saving(index: PrefixIndex) -> None:
+def saving(index: PrefixIndex) -> Iterator[tuple[str, float]]:
     """Make and read a snapshot as the service does, and give it back to endpoints one by one."""
     endpoints = make_fleet(ENDPOINTS).candidates().endpoints
     pieces, longest = [], 0.0
@@ -90,18 +94,19 @@ def saving(index: PrefixIndex) -> None:
         pieces.append(piece)
         before = process_time()
     took, data = process_time() - started, b"".join(pieces)
-    print(f"a snapshot of {len(data) / 1e6:.0f} MB")
-    print(f"  the longest piece on the event loop       {longest * 1e3:8.2f} ms ({took * 1e3:.0f} ms in all)")
+    yield "save: bytes on disk, MB", len(data) / 1e6
+    yield "save: the longest piece on the event loop, ms", longest * 1e3
+    yield "save: all pieces, ms", took * 1e3
     started = process_time()
     snapshot = read_snapshot(memoryview(data))
-    print(f"  read it                                   {(process_time() - started) * 1e3:8.0f} ms")
+    yield "load: read it, ms", (process_time() - started) * 1e3
     after, longest = PrefixIndex(), 0.0
     started = before = process_time()
     for row, blocks in enumerate(snapshot.blocks.values()):
         after.restore(row, np.frombuffer(blocks, dtype="<u8").tolist(), capacity=CAPACITY)
         longest, before = max(longest, process_time() - before), process_time()
-    took = process_time() - started
-    print(f"  the longest endpoint that comes back      {longest * 1e3:8.1f} ms ({took:.1f} s for all)")
+    yield "load: the longest endpoint that comes back, ms", longest * 1e3
+    yield "load: all endpoints, ms", (process_time() - started) * 1e3
 
 
 def lru_hits(chains: list[list[int]], capacity: int) -> int:
@@ -135,32 +140,48 @@ def compare(trace: Path) -> None:
         print(f"  room for {capacity:6,}: LRU {lru:8,}  second chance {ours:8,}  {ours / lru:.3f}")
 
 
-def main() -> None:
-    if len(sys.argv) > 1 and not sys.argv[1].isdigit():
-        compare(Path(sys.argv[1]))
-        return
-    blocks = int(sys.argv[1]) if len(sys.argv) > 1 else ENDPOINTS * CAPACITY
+def measure(blocks: int) -> Iterator[tuple[str, float]]:
+    """Figures by what they are, with their unit."""
     gc.disable()
     before = memory_bytes()
     index = PrefixIndex()
     longest_s, total_s = fill(index, blocks)
-    used = memory_bytes() - before
-    print(f"{len(index):,} blocks of {ENDPOINTS} endpoints")
-    print(f"  memory                                    {used / 1e6:8.0f} MB ({used / len(index):.0f} bytes a block)")
-    print(f"  as it reports itself                      {index.size_bytes / 1e6:8.0f} MB")
-    print(f"  the longest insertion while it grew       {longest_s * 1e3:8.1f} ms ({total_s:.0f} s in all)")
+    yield MEMORY, (memory_bytes() - before) / 1e6
+    yield "memory as it reports itself, MB", index.size_bytes / 1e6
+    yield "the longest insertion while it grew, ms", longest_s * 1e3
+    yield "all insertions, s", total_s
     for name, size_bytes, count in (("1 KiB", SMALL, 1000), ("400 KB", LARGE, 20)):
         texts = prompts(size_bytes, count)
-        print(f"prompts of {name}, half of each shared, {ENDPOINTS} endpoints")
-        print(f"  hash and look up                          {look_up_us(index, texts):8.2f} us")
-        print(f"  insert and settle, new to the endpoint    {insert_us(index, texts, fresh=True):8.2f} us")
-        print(f"  insert and settle, held already           {insert_us(index, texts, fresh=False):8.2f} us")
-        print(f"  hash and look up, held                    {look_up_us(index, texts):8.2f} us")
-    saving(index)
-    held = index.held_by(7)
+        yield f"{name}: hash and look up, us", look_up_us(index, texts)
+        yield f"{name}: insert and settle, new to the endpoint, us", insert_us(index, texts, fresh=True)
+        yield f"{name}: insert and settle, held already, us", insert_us(index, texts, fresh=False)
+        yield f"{name}: hash and look up, held, us", look_up_us(index, texts)
+    yield from saving(index)
+    yield "remove: blocks of the endpoint", float(index.held_by(7))
     start = perf_counter()
     index.remove(7)
-    print(f"remove an endpoint with {held:,} blocks         {(perf_counter() - start) * 1e3:8.2f} ms")
+    yield "remove: an endpoint, ms", (perf_counter() - start) * 1e3
+
+
+def figures(blocks: int) -> dict[str, float]:
+    """The same from a process of its own, whose memory nothing else has shaped."""
+    command = [sys.executable, "-m", "tests.bench.bench_prefix_index", str(blocks), "--json"]
+    found: dict[str, float] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    return found
+
+
+def main() -> None:
+    arguments = [a for a in sys.argv[1:] if a != "--json"]
+    if arguments and not arguments[0].isdigit():
+        compare(Path(arguments[0]))
+        return
+    blocks = int(arguments[0]) if arguments else ALL_BLOCKS
+    if "--json" in sys.argv:
+        print(json.dumps(dict(measure(blocks))))
+        return
+    print(f"{blocks:,} blocks of {ENDPOINTS} endpoints; half of each prompt is shared")
+    for name, value in measure(blocks):
+        print(f"  {name:<55}{value:12,.2f}")
 
 
 if __name__ == "__main__":

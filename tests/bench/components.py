@@ -9,8 +9,9 @@ from typing import Final
 from epp.api import Request
 from epp.data.engines import load_engines
 from epp.data.page import PageReader
-from tests.bench import bench_http2_echo, bench_pick, bench_scrape
+from tests.bench import bench_http2_echo, bench_pick, bench_prefix_index, bench_scrape
 
+_USUAL_BLOCKS: Final = 250_000  # eight engines' caches
 _ECHO_ROUNDS: Final = 3
 _ECHO_CALLS: Final = 1000
 _ECHO_CONCURRENCY: Final = 16
@@ -31,6 +32,26 @@ def pick() -> dict[str, float]:
 def _both(bench: bench_pick.Bench, request: Request) -> None:
     bench.produce(request)
     bench.pick(request)
+
+
+def prefix() -> dict[str, float]:
+    """Hashing a prompt and looking it up, where a part of it is held."""
+    return _prefix(_USUAL_BLOCKS)
+
+
+def full_prefix() -> dict[str, float]:
+    """The same, and the memory, with ten million blocks."""
+    return _prefix(bench_prefix_index.ALL_BLOCKS)
+
+
+def _prefix(blocks: int) -> dict[str, float]:
+    found = bench_prefix_index.figures(blocks)
+    return {
+        "lookup_1k_us": found["1 KiB: hash and look up, held, us"],
+        "lookup_400k_ms": found["400 KB: hash and look up, held, us"] / 1e3,
+        "memory_gb": found[bench_prefix_index.MEMORY] / 1e3,
+        "stall_ms": found["the longest insertion while it grew, ms"],
+    }
 
 
 def scan() -> dict[str, float]:

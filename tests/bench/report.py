@@ -27,6 +27,7 @@ _LABELS: Final = {
     "page_cpu_us": "CPU per page",
     "pages_per_s": "pages read/s",
 }
+_UNITS: Final = {"ms": "ms", "gb": "GB"}
 _IDLE_METRICS: Final = ("cores", "page_cpu_us", "pages_per_s", "rss_mib")
 
 
@@ -121,10 +122,13 @@ def _print_parts(console: Console, results: Results) -> None:
         if isinstance(scenario, ComponentScenario) and scenario.key in results.rounds:
             for column in results.rounds[scenario.key]:
                 metrics = results.rounds[scenario.key][column]
-                figures = ", ".join(
-                    f"{name.removesuffix('_us')} {results.value(scenario.key, column, name):.1f} µs" for name in metrics
-                )
+                figures = ", ".join(_part(name, results.value(scenario.key, column, name) or 0.0) for name in metrics)
                 console.print(f"{scenario.title}: {figures}", highlight=False)
+
+
+def _part(metric: str, value: float) -> str:
+    name, _, unit = metric.rpartition("_")
+    return f"{name} {value:.1f} µs" if unit == "us" else f"{name} {value:.3g} {_UNITS.get(unit, unit)}"
 
 
 def _targets(results: Results, style: box.Box) -> Table:

@@ -100,6 +100,8 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
     LoadScenario("many", "512 endpoints, 1 KiB, closed loop of 16", MANY, ClosedLoop(16)),
     IdleScenario("idle-100", "idle, 100 vLLM pages of 53 KB at 50 ms", PAGES, settle_s=1.5, duration_s=5.0, quick=True),
     ComponentScenario("pick", "one pick, default profile", components.pick, quick=True),
+    ComponentScenario("prefix", "prefix index, 250,000 blocks", components.prefix, quick=True),
+    ComponentScenario("prefix-full", "prefix index, 10 million blocks", components.full_prefix),
     ComponentScenario("scan", "scan of one vLLM page", components.scan, quick=True),
     ComponentScenario("http2", "gRPC echo without a gateway", components.http2),
 )

@@ -58,6 +58,10 @@ TARGETS: Final = (
     Target("closed loop of 64: requests/s, of the lean echo", "closed-64", "rps", 0.6, "echo-lean", at_least=True),
     Target("pick with prefix lookup, 8 endpoints: µs", "pick", "both_8_us", 20.0, column=PARTS),
     Target("pick with prefix lookup, 512 endpoints: µs", "pick", "both_512_us", 60.0, column=PARTS),
+    Target("prefix index, 1 KiB prompt: µs", "prefix", "lookup_1k_us", 10.0, column=PARTS),
+    Target("prefix index, 400 KB prompt: ms", "prefix", "lookup_400k_ms", 2.0, column=PARTS),
+    Target("prefix index, 10 million blocks: GB", "prefix-full", "memory_gb", 1.0, column=PARTS),
+    Target("prefix index, 10 million blocks, 400 KB prompt: ms", "prefix-full", "lookup_400k_ms", 2.0, column=PARTS),
     Target("scan of a vLLM page: µs", "scan", "scan_us", 120.0, column=PARTS),
 )
 

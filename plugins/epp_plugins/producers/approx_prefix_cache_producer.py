@@ -47,19 +47,16 @@ _RATIO_BUCKETS: Final = tuple(i / 10 for i in range(11))
 _BYTES_BUCKETS: Final = (0, *(2**i for i in range(4, 17)))
 
 
-class _Prompts:
+class _Prompts(msgspec.Struct):
     """One request's chains, what they match, and the blocks that its pick put into the index and that are not settled.
 
     `verifiable`: its answer can be compared with the prediction.
     """
 
-    __slots__ = ("chains", "learned", "match", "verifiable")
-
-    def __init__(self, chains: list[list[int]], match: PrefixMatch) -> None:
-        self.chains = chains
-        self.match = match
-        self.learned: list[tuple[Endpoint, list[int]]] = []
-        self.verifiable = False
+    chains: list[list[int]]
+    match: PrefixMatch
+    learned: list[tuple[Endpoint, list[int]]] | None = None  # None before the pick
+    verifiable: bool = False
 
 
 class ApproxPrefixCacheProducer(DataProducer, PreRequest, ResponseComplete, EndpointListener, StateKeeper, StateDumper):
@@ -147,34 +144,33 @@ class ApproxPrefixCacheProducer(DataProducer, PreRequest, ResponseComplete, Endp
 
     def pre_request(self, request: Request, result: SchedulingResult) -> None:
         prompts: _Prompts | None = request.state.get(self)
-        if prompts is None or prompts.learned:
+        if prompts is None or prompts.learned is not None:
             return
         target = result.endpoints[0]
-        match = prompts.match
+        match, chains = prompts.match, prompts.chains
         blocks = match.matched_blocks.item(target.row)
         self._hit_ratio.observe(blocks / match.total_blocks)
         self._hit_bytes.observe(blocks * self._block_bytes)
         chosen = (target,) if len(result.profiles) == 1 else _chosen(result)
-        if (
-            len(chosen) == len(prompts.chains) == 1
-            and match.prompt_tokens - match.total_blocks * self._block_size < self._block_size
-        ):
+        if len(chosen) == len(chains) == 1 and match.prompt_tokens < (match.total_blocks + 1) * match.block_size_tokens:
             # Blocks that another request is only just bringing may not be there yet, which proves nothing.
-            prompts.verifiable = not blocks or self._index.is_settled(target.row, prompts.chains[0][int(blocks) - 1])
-        for endpoint in chosen:
-            row = endpoint.row
-            capacity = self._capacities[row] if row < len(self._capacities) else self._given_capacity
-            unsettled: list[int] = []
-            for chain in prompts.chains:
-                unsettled += self._index.insert(row, chain, capacity=capacity)
-            prompts.learned.append((endpoint, unsettled))
+            prompts.verifiable = not blocks or self._index.is_settled(target.row, chains[0][int(blocks) - 1])
+        prompts.learned = [(endpoint, self._learn(endpoint.row, chains)) for endpoint in chosen]
         # A long answer need not keep a long prompt's hashes.
         prompts.chains = []
         self._size.set(len(self._index))
 
+    def _learn(self, row: int, chains: list[list[int]]) -> list[int]:
+        """The blocks that are not settled."""
+        capacity = self._capacities[row] if row < len(self._capacities) else self._given_capacity
+        insert = self._index.insert
+        if len(chains) == 1:
+            return insert(row, chains[0], capacity=capacity)
+        return [block for chain in chains for block in insert(row, chain, capacity=capacity)]
+
     def response_complete(self, request: Request, response: Response) -> None:
         prompts: _Prompts | None = request.state.pop(self, None)
-        if prompts is None:
+        if prompts is None or prompts.learned is None:
             return
         served = _was_served(response)
         for endpoint, unsettled in prompts.learned:
@@ -186,7 +182,7 @@ class ApproxPrefixCacheProducer(DataProducer, PreRequest, ResponseComplete, Endp
                     self._index.undo(endpoint.row, unsettled)
                     self._size.set(len(self._index))
         if served and prompts.verifiable and response.usage is not None:
-            endpoint = prompts.learned[0][0]
+            [(endpoint, _)] = prompts.learned
             advice = self._check.compare(endpoint, prompts.match, response)
             if advice is not None:
                 self._follow(endpoint, advice)
@@ -206,7 +202,7 @@ class ApproxPrefixCacheProducer(DataProducer, PreRequest, ResponseComplete, Endp
 
     def _forget(self, endpoint: Endpoint) -> None:
         self._index.remove(endpoint.row)
-        self._check.forget(endpoint.row)
+        self._check.forget(endpoint)
         self._tune_at_s = -math.inf
 
     def _seed(self, model: str, cache_salt: str) -> int:
@@ -283,6 +279,7 @@ class ApproxPrefixCacheProducer(DataProducer, PreRequest, ResponseComplete, Endp
         if self.params.self_correct:
             for row, limit in self._check.limits():
                 self._capacities[row] = min(self._capacities[row], limit)
+        self._check.fit(len(self._fleet.endpoints))
         self._report()
 
     def _use_block_size(self, tokens: int) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -8,7 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from epp.api import PrefixMatch
-from epp_plugins.cache_calibration import Action, Advice, Answer, Calibration, Calibrations, Cause, Verdict
+from epp_plugins.cache_calibration import Action, Advice, Calibration, Calibrations, Cause, Verdict, judge
+
+
+class Answer(NamedTuple):
+    """Tokens."""
+
+    predicted: float
+    cached: float
+    tolerance: float
+
+    def judged_by(self, calibration: Calibration) -> Advice | None:
+        verdict = judge(*self)
+        return calibration.observe(verdict, cached=self.cached, nothing=self.cached <= self.tolerance)
+
 
 RIGHT = Answer(500, 490, 64)
 NOTHING = Answer(500, 0, 64)
@@ -19,7 +33,7 @@ TRIVIAL = Answer(0, 10, 64)
 
 
 def feed(calibration: Calibration, *answers: Answer) -> list[Advice]:
-    found = [calibration.observe(answer, answer.verdict) for answer in answers]
+    found = [answer.judged_by(calibration) for answer in answers]
     return [advice for advice in found if advice is not None]
 
 
@@ -37,7 +51,7 @@ def feed(calibration: Calibration, *answers: Answer) -> list[Advice]:
     ],
 )
 def test_a_verdict(answer: Answer, verdict: Verdict) -> None:
-    assert answer.verdict is verdict
+    assert judge(*answer) is verdict
 
 
 def test_confidence_is_the_share_of_recent_predictions_that_were_right() -> None:
@@ -117,11 +131,11 @@ answers = st.builds(
 def test_whatever_engines_answer_the_numbers_stay_in_their_range(given_answers: list[Answer]) -> None:
     calibration = Calibration()
     for answer in given_answers:
-        advice = calibration.observe(answer, answer.verdict)
+        advice = answer.judged_by(calibration)
         if advice is not None and advice.action is Action.PURGE:
             assert answer.cached <= answer.tolerance
         assert math.isnan(calibration.confidence) or 0 <= calibration.confidence <= 1
-    if all(a.verdict in (Verdict.RIGHT, Verdict.TRIVIAL) for a in given_answers):
+    if all(judge(*a) in (Verdict.RIGHT, Verdict.TRIVIAL) for a in given_answers):
         assert calibration.cause is None
 
 
@@ -129,9 +143,9 @@ def test_confidence_by_row_is_replaced_and_never_changed() -> None:
     calibrations = Calibrations()
     calibrations.fit(4)
     before = calibrations.confidence
-    calibrations.observe(2, RIGHT, Verdict.RIGHT)
+    calibrations.observe(2, Verdict.RIGHT, cached=490, nothing=False)
     after = calibrations.confidence
-    calibrations.observe(9, HALF, Verdict.OVER)
+    calibrations.observe(9, Verdict.OVER, cached=250, nothing=False)
     calibrations.drop(2)
 
     assert np.isnan(before).all()
