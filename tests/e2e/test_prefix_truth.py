@@ -15,7 +15,7 @@ import pytest_asyncio
 from epp.demo.llamacpp import LlamaServer, start_llamacpp
 from epp.demo.processes import Children, wait_for_http
 from tests.e2e.conftest import LLAMA_MODEL
-from tests.support.stack import Stack, eventually, start_stack
+from tests.support.stack import Stack, eventually, start_epp, start_stack
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session")]
 
@@ -149,3 +149,24 @@ async def test_an_engine_that_keeps_little_is_believed_to_keep_less(
         assert told["cause"] == "its cache is smaller than it says, or others use it, too"
         assert now["blocks"] <= held - told["blocks_dropped"] < held
         assert now["confidence"] > 0.9
+
+
+async def test_a_restarted_picker_knows_where_prompts_are_cached(
+    tmp_path: Path, servers: tuple[Children, list[LlamaServer]]
+) -> None:
+    flags = (f"--state-dir={tmp_path / 'state'}",)
+    async with start_stack(tmp_path, *flags, endpoints=endpoints(servers[1])) as stack:
+        topics = prompts(4)
+        before = [await ask(stack, topic, f"before-{i}") for i, topic in enumerate(topics)]
+        port = int(stack.epp.grpc.rpartition(":")[2])
+        stack.epp.terminate()
+        await stack.epp.child.process.wait()
+
+        stack.epp = await start_epp(
+            stack.children, *flags, endpoints=endpoints(servers[1]), name="again", ports={"grpc-port": port}
+        )
+
+        after = [await ask(stack, topic, f"after-{i}") for i, topic in enumerate(topics)]
+        assert [d["chosen"] for d in after] == [d["chosen"] for d in before]
+        assert all(d["outcome"]["cached_tokens"] > 0.9 * d["outcome"]["prompt_tokens"] for d in after)
+        assert await results(stack) == {"right": 4, "over": 0, "under": 0, "trivial": 0}
