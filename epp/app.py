@@ -39,6 +39,7 @@ from epp.observability.explain_page import ExplainPage
 from epp.observability.logs import INFO, log_event
 from epp.observability.metrics import Recorder
 from epp.observability.state import endpoints_state, plugins_state
+from epp.outside import World
 from epp.server.grpcio import GrpcServer
 from epp.server.health import HealthState
 from epp.server.http import HttpServer, Pages
@@ -89,6 +90,7 @@ class Service:
             fairness_id_limit=options.fairness_id_metric_label_limit,
         )
         self.datastore = Datastore(rng=self._random)
+        self.outside = World()
         self.environment = Environment(
             fleet=self.datastore.fleet,
             clock=clock,
@@ -99,6 +101,7 @@ class Service:
             observer=self.recorder,
             allow_experimental=options.allow_experimental_plugins,
             sleep=asyncio.sleep,
+            outside=self.outside,
         )
         self.registry = make_registry()
         pipeline = build(loaded, self.registry, self.environment)
@@ -140,6 +143,7 @@ class Service:
         if self._state_dir is not None:
             await self._load_state(self._state_dir)
         self.datastore.add_listener(self._collector)
+        self._reloader.start_background()
         for listener in pipeline.endpoint_listeners:
             self.datastore.add_listener(listener)
         if self._objects is not None:
@@ -219,6 +223,8 @@ class Service:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._collector.close()
+        self._reloader.stop_background()
+        await self.outside.close()
         if self._http is not None:  # what never served has nothing to report but its error
             log_event(_log, INFO, "stopped")
 

@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from epp.api import EndpointListener, StateKeeper
+from epp.api import Background, EndpointListener, StateKeeper
 from epp.config import Environment, InvalidConfig, Loaded, Pipeline, Registry, Severity, build, resolved_of
 from epp.director.director import Director
 from epp.observability.bodies import log_needs
@@ -59,6 +59,7 @@ class Reloader:
         self._parts = parts
         self._started_with = parts(director.pipeline)
         self._listening = list(director.pipeline.endpoint_listeners)
+        self._working: list[Background] = []
         self._pipelines = weakref.WeakSet((director.pipeline,))
         self.problems: tuple[str, ...] = ()
         self.waits_for_restart: tuple[str, ...] = ()
@@ -71,6 +72,15 @@ class Reloader:
             notes.append(f"configuration: in force is the one with hash {config_hash}")
         notes += [f"configuration: {part} needs a restart to change" for part in self.waits_for_restart]
         return notes
+
+    def start_background(self) -> None:
+        """Start the background work of the pipeline in force, where it has not begun."""
+        self._start(self._director.pipeline)
+
+    def stop_background(self) -> None:
+        """Stop all background work: the service stops."""
+        while self._working:
+            _stop(self._working.pop())
 
     def refuse(self, *problems: str) -> None:
         """The file cannot be used. What is in force stays."""
@@ -109,6 +119,7 @@ class Reloader:
     def _swap(self, old: Pipeline, new: Pipeline) -> None:
         director = self._director
         _hand_over(old, new)
+        self._start(new)
         # Before the first request sees them: a plugin that knows no endpoints would decide on nothing.
         for listener in new.endpoint_listeners:
             if not any(known is listener for known in self._listening):
@@ -152,6 +163,22 @@ class Reloader:
             self._director.datastore.remove_listener(listener)
             self._listening.remove(listener)
 
+        used = {id(plugin) for pipeline in self._pipelines for plugin in pipeline.background}
+        for plugin in [known for known in self._working if id(known) not in used]:
+            self._working.remove(plugin)
+            _stop(plugin)
+
+    def _start(self, pipeline: Pipeline) -> None:
+        for plugin in pipeline.background:
+            if any(known is plugin for known in self._working):
+                continue
+            self._working.append(plugin)
+            try:
+                plugin.start()
+            # The plugin may be third-party code; it then works without what it would have begun.
+            except Exception:
+                _log.exception("the background work of plugin %s does not start", plugin.name)
+
     def _say_what_waits(self, parts: Mapping[str, object]) -> None:
         waiting = tuple(name for name, value in parts.items() if self._started_with.get(name) != value)
         for name in waiting:
@@ -172,3 +199,11 @@ def _hand_over(old: Pipeline, new: Pipeline) -> None:
         # Third-party code: what it raises costs what it knew.
         except Exception:
             _log.exception("plugin %s starts anew: it cannot take over what it has learned", name)
+
+
+def _stop(plugin: Background) -> None:
+    try:
+        plugin.stop()
+    # As above: third-party code.
+    except Exception:
+        _log.exception("the background work of plugin %s does not stop", plugin.name)

@@ -21,6 +21,7 @@ import msgspec
 from epp.api.endpoint import Endpoint
 from epp.api.errors import ConfigError
 from epp.api.fleet import Candidates, Fleet, Floats, Mask
+from epp.api.outside import Nowhere, Outside
 from epp.api.request import Payload, ProfileResult, Request, Response, SchedulingResult, Usage
 
 P = TypeVar("P", bound="Plugin")
@@ -65,6 +66,7 @@ class Handle(msgspec.Struct, frozen=True):
     metrics: Metrics
     pool_name: str = ""
     sleep: Callable[[float], Awaitable[None]] = no_waiting  # seconds, for methods that may return an awaitable
+    outside: Outside = Nowhere()  # I/O that the service does for plugins
     plugins: Mapping[str, Plugin] = {}  # those that the plugin's `refers_to` names
 
     def plugin(self, name: str, kind: type[P]) -> P:
@@ -281,7 +283,7 @@ class ResponseComplete(Plugin):
         raise NotImplementedError
 
 
-# --- endpoints and readiness ---------------------------------------------------------------------------------------------
+# --- endpoints, background work, state ------------------------------------------------------------------------------------
 
 
 class EndpointListener(Plugin):
@@ -313,6 +315,16 @@ class StateKeeper(Plugin):
         Called before the plugin is told of any endpoint. What it raises is reported, and it then goes on with nothing.
         """
         raise NotImplementedError
+
+
+class Background(Plugin):
+    """Works beside requests, with what `Handle.outside` offers. Nothing of it happens when a configuration is only checked."""
+
+    def start(self) -> None:
+        """Its configuration goes in force. Called once, before the first request and before any endpoint is told of."""
+
+    def stop(self) -> None:
+        """The last request that may use it has ended, or the service stops. Close and cancel whatever was begun."""
 
 
 class StateDumper(Plugin):

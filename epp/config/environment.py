@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
 
-from epp.api import Fleet, Handle, Metrics, Plugin
+from epp.api import Fleet, Handle, Metrics, Nowhere, Outside, Plugin
 from epp.api.plugin import no_waiting
 from epp.scheduling.observer import Observer, Unobserved
 
@@ -25,6 +25,7 @@ class Environment(msgspec.Struct, frozen=True):
     observer: Observer = Unobserved()
     allow_experimental: bool = False
     sleep: Callable[[float], Awaitable[None]] = no_waiting
+    outside: Outside = Nowhere()
 
     def handle(self, name: str, *, plugins: Mapping[str, Plugin] | None = None) -> Handle:
         """The handle of the plugin instance `name`, which refers to `plugins`; its logger is a child of that name."""
@@ -37,5 +38,6 @@ class Environment(msgspec.Struct, frozen=True):
             metrics=self.metrics,
             pool_name=self.pool_name,
             sleep=self.sleep,
+            outside=self.outside,
             plugins=plugins or {},
         )

@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 
 from epp.api import (
     Admitter,
+    Background,
     Code,
     DataProducer,
     EndpointListener,
@@ -80,6 +81,7 @@ class Pipeline:
     __slots__ = (
         "__weakref__",  # whoever swaps pipelines learns that the last request on one has ended
         "admitters",
+        "background",
         "config_hash",
         "endpoint_listeners",
         "parsers",
@@ -125,6 +127,7 @@ class Pipeline:
         self.response_ending = _filling(ResponseEnding, everyone)
         self.response_complete = _filling(ResponseComplete, everyone)
         self.endpoint_listeners = _filling(EndpointListener, everyone)
+        self.background = _filling(Background, everyone)
 
 
 def _filling(point: type[P], plugins: Iterable[Plugin]) -> tuple[P, ...]:

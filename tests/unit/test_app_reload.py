@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 
+import msgspec
 import pytest
 
+from epp.api import Background, Handle
 from epp.data.endpoint_spec import EndpointSpec
 from tests.support.configs import HEAD
 from tests.support.reloading import Reloading, Stamp, Steps, stamped
@@ -131,6 +134,79 @@ async def test_a_plugin_that_is_gone_hears_of_endpoints_until_its_last_request_h
     assert meanwhile == ["s0", "s1", "s2"]
     assert old.known == meanwhile
     assert stamp(made).known == ["s0", "s1", "s2", "s3"]
+
+
+class Worker(Background):
+    """Notes when its work begins and ends."""
+
+    type = "worker"
+
+    class Params(msgspec.Struct, frozen=True):
+        fails: bool = False
+
+    def __init__(self, params: Params, handle: Handle) -> None:
+        super().__init__(params, handle)
+        self.calls: list[str] = []
+
+    def start(self) -> None:
+        self.calls.append("start")
+        if self.params.fails:
+            raise ValueError("broken")
+
+    def stop(self) -> None:
+        self.calls.append("stop")
+        if self.params.fails:
+            raise ValueError("broken")
+
+
+def worker(made: Reloading) -> Worker:
+    found = made.plugin("worker")
+    assert isinstance(found, Worker)
+    return found
+
+
+async def test_background_work_goes_on_over_a_reload_and_ends_with_the_last_request_that_may_use_it() -> None:
+    made = Reloading(stamped(1, "- {type: worker}\n"), Worker)
+    made.reloader.start_background()
+    work = worker(made)
+    made.reload(stamped(2, "- {type: worker}\n"))
+    kept = worker(made) is work
+    last = Steps(made.director)
+    last.ask()
+    last.decide()
+
+    made.reload(stamped(2))
+    while_used = list(work.calls)
+    last.end()
+    del last
+    gc.collect()
+    await asyncio.sleep(0)
+
+    assert (kept, while_used, work.calls) == (True, ["start"], ["start", "stop"])
+
+
+async def test_background_work_of_a_new_plugin_begins_and_all_of_it_stops_with_the_service() -> None:
+    made = Reloading(stamped(1), Worker)
+    made.reloader.start_background()
+    made.reload(stamped(1, "- {type: worker}\n"))
+    work = worker(made)
+    before = list(work.calls)
+
+    made.reloader.stop_background()
+    made.reloader.stop_background()
+
+    assert (before, work.calls) == (["start"], ["start", "stop"])
+
+
+async def test_background_work_that_fails_is_told_and_leaves_the_rest_alone(caplog: pytest.LogCaptureFixture) -> None:
+    made = Reloading(stamped(1, "- {type: worker, parameters: {fails: true}}\n"), Worker)
+
+    made.reloader.start_background()
+    made.reloader.stop_background()
+
+    assert worker(made).calls == ["start", "stop"]
+    assert "does not start" in caplog.text
+    assert "does not stop" in caplog.text
 
 
 async def test_counts_of_a_request_end_on_the_producer_that_is_gone() -> None:
