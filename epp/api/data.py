@@ -41,9 +41,11 @@ class PrefixMatch(msgspec.Struct, frozen=True):
     """How much of the prompt each endpoint is believed to hold in its cache.
 
     `matched_blocks` is indexed by fleet row (use `[candidates.rows]`): leading blocks of the prompt that are cached there.
-    `total_blocks` counts the prompt's whole blocks of `block_size_tokens` tokens; all of it has `prompt_tokens`, as far as the
-    producer can tell (0: it does not). `confidence`, by row too, is the share of the producer's recent predictions that the
-    engine's answers have borne out; NaN before the first one, None from producers that do not compare.
+    A block at a slower tier of the cache may count as less than one. `total_blocks` counts the prompt's whole blocks of
+    `block_size_tokens` tokens; all of it has `prompt_tokens`, as far as the producer can tell (0: it does not). `confidence`,
+    by row too, is the share of the producer's recent predictions that the engine's answers have borne out; NaN before the
+    first one, None from producers that do not compare. Of a producer that knows of tiers, `cached_blocks` counts every block
+    as one, and `told` says by row whether the server itself has told (1) or it is a guess (0).
     """
 
     matched_blocks: Floats
@@ -51,6 +53,8 @@ class PrefixMatch(msgspec.Struct, frozen=True):
     block_size_tokens: int
     prompt_tokens: int = 0
     confidence: Floats | None = None
+    cached_blocks: Floats | None = None
+    told: Floats | None = None
 
     def cached_tokens(self, row: int, prompt_tokens: int) -> float:
         """How many of a prompt's tokens are expected to be cached in `row`, if its engine counts `prompt_tokens` of them."""
@@ -81,10 +85,22 @@ class InFlightLoad:
 
 
 class Medium(msgspec.Struct, frozen=True):
-    """An image, a video or an audio of a prompt: equal `content_hash`, equal content. `tokens` it takes, or 1 where unknown."""
+    """An image, a video or an audio of a prompt: equal `content_hash`, equal content. `tokens` it takes, or 1 where unknown.
+
+    Where the model server has rendered the prompt, `identifier` is its name for the medium, and `offset` says where in the
+    tokens of which `prompt` it begins; the identifier is empty otherwise.
+    """
 
     content_hash: bytes
     tokens: int = 1
+    identifier: str = ""
+    prompt: int = 0
+    offset: int = 0
+
+    @property
+    def length(self) -> int:
+        """The same as `tokens`."""
+        return self.tokens
 
 
 class TokenizedPrompt(msgspec.Struct, frozen=True):

@@ -95,6 +95,7 @@ class Request:
     """
 
     __slots__ = (
+        "body",
         "candidates",
         "data",
         "fairness_id",
@@ -121,6 +122,7 @@ class Request:
         self.path = headers.get(":path", "")
         self.received_s = received_s
         self.payload = NO_PAYLOAD
+        self.body = b""  # as it was parsed, decompressed; empty once the destination is known
         self.size_bytes = 0
         self.incoming_model = ""
         self.model = ""  # what is sent on: the incoming model or its rewrite

@@ -109,6 +109,7 @@ class Director:
             check_preference(request, result)
         self._account(pipeline, request, result, timed=timed)
         request.payload.forget_prompts()
+        request.body = b""
         return self._destination(request, result, body, plain)
 
     def use(self, pipeline: Pipeline) -> None:
@@ -137,6 +138,7 @@ class Director:
         parser = pipeline.parsers.find(request.path)
         if parser.reads_body and "content-encoding" in request.headers:
             body = self._encodings.decode(body, request.headers["content-encoding"])
+        request.body = body
         request.payload = parser.parse_request(request.path.partition("?")[0].rstrip("/"), request.headers, body)
         request.incoming_model = request.model = request.payload.model or ""
         request.state[Parser] = parser
