@@ -24,9 +24,17 @@ from epp.api import (
     Screener,
 )
 
-# The data layer has no extension points in epp.api: its types are served by the service's own collector and discovery.
-DATA_SOURCES: Final = frozenset({"metrics-data-source"})
-EXTRACTORS: Final = frozenset({"core-metrics-extractor"})
+# The data layer has no extension points in epp.api: its types are served by the service's own collector and discovery, and
+# plugins that want to know of endpoints are told of them whether or not a source lists them.
+DATA_SOURCES: Final = frozenset({"metrics-data-source", "endpoint-notification-source"})
+EXTRACTORS: Final = frozenset(
+    {
+        "core-metrics-extractor",
+        "precise-prefix-cache-producer",
+        "precise-prefix-cache-scorer",
+        "mm-embeddings-cache-producer",
+    }
+)
 DISCOVERIES: Final = frozenset({"file-discovery"})
 
 _WORDS: Final[tuple[tuple[type[Plugin], str], ...]] = (

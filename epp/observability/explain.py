@@ -61,7 +61,7 @@ class Detail(msgspec.Struct, frozen=True, gc=False):
     trace: Trace
     reading: Reading
     in_flight: Floats  # requests by row, without this one
-    prefixes: tuple[tuple[str, PrefixMatch], ...]  # with the keys they were published under
+    prefixes: tuple[tuple[str, PrefixMatch], ...]  # with the keys they were published under; what is surest first
     size_bytes: int  # of its vectors, roughly
 
 
@@ -265,7 +265,8 @@ class Decisions:
         prefixes: tuple[tuple[str, PrefixMatch], ...] = ()
         for item in request.data.items():
             if isinstance(item[1], PrefixMatch):
-                prefixes += (item,)
+                # What servers told goes before what is guessed of them.
+                prefixes = (item, *prefixes) if item[1].told is not None else (*prefixes, item)
                 vectors += 1
         for run in trace:
             vectors += len(run.scores) + 2

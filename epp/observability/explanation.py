@@ -201,6 +201,10 @@ def _prefixes(detail: Detail) -> list[dict[str, Any]]:
                 for endpoint, row in _with_rows(detail.given)
                 if match.confidence is not None and row < len(match.confidence) and not np.isnan(match.confidence[row])
             },
+            # None: this producer only guesses.
+            "told_by": None
+            if match.told is None
+            else [e.name for e, row in _with_rows(detail.given) if row < len(match.told) and match.told.item(row)],
         }
         for key, match in detail.prefixes
     ]

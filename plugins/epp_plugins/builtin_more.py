@@ -25,6 +25,7 @@ from epp_plugins.producers.burst_prefix_cache_producer import BurstPrefixCachePr
 from epp_plugins.producers.mm_embeddings_cache_producer import MmEmbeddingsCacheProducer
 from epp_plugins.producers.multicluster_approx_prefix_cache_producer import MulticlusterApproxPrefixCacheProducer
 from epp_plugins.producers.p2p_source_producer import P2pSourceProducer
+from epp_plugins.producers.precise_prefix_cache_producer import PrecisePrefixCacheProducer
 from epp_plugins.producers.session_id_producer import SessionIdProducer
 from epp_plugins.producers.token_producer import TokenProducer
 from epp_plugins.scorers.context_length_aware import ContextLengthAware
@@ -34,6 +35,7 @@ from epp_plugins.scorers.mm_embeddings_cache_scorer import MmEmbeddingsCacheScor
 from epp_plugins.scorers.multicluster_kv_cache_utilization_scorer import MulticlusterKvCacheUtilizationScorer
 from epp_plugins.scorers.multicluster_prefix_cache_scorer import MulticlusterPrefixCacheScorer
 from epp_plugins.scorers.multicluster_queue_scorer import MulticlusterQueueScorer
+from epp_plugins.scorers.precise_prefix_cache_scorer import PrecisePrefixCacheScorer
 from epp_plugins.scorers.session_affinity_scorer import SessionAffinityScorer
 from epp_plugins.scorers.topology_affinity_scorer import TopologyAffinityScorer
 from epp_plugins.screeners.disaggregatedset_rollout_screener import DisaggregatedsetRolloutScreener
@@ -57,12 +59,14 @@ MORE: Final[tuple[type[Plugin], ...]] = (
     MulticlusterKvCacheUtilizationScorer,
     MulticlusterPrefixCacheScorer,
     MulticlusterQueueScorer,
+    PrecisePrefixCacheScorer,
     SessionAffinityScorer,
     TopologyAffinityScorer,
     BurstPrefixCacheProducer,
     MmEmbeddingsCacheProducer,
     MulticlusterApproxPrefixCacheProducer,
     P2pSourceProducer,
+    PrecisePrefixCacheProducer,
     SessionIdProducer,
     TokenProducer,
     ProbabilisticAdmitter,

@@ -44,8 +44,6 @@ ALONE_FRIENDLIER: Final = {
 }
 """The same of single types."""
 
-NOT_YET: Final = {"S9": "token-producer.vllm comes with the precise prefix index"}
-
 
 async def _go_verdicts(
     binary: Path, folder: Path, files: dict[str, Path], *, experimental: bool = True
@@ -90,7 +88,7 @@ def verdicts(go_epp: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 @pytest.mark.parametrize("name", SAMPLES | JUDGED)
 def test_same_verdict(name: str, verdicts: dict[str, tuple[bool, bool]]) -> None:
     go, ours = verdicts[name]
-    if not ours and (missing := _not_there((SAMPLES | JUDGED)[name]) or NOT_YET.get(name)):
+    if not ours and (missing := _not_there((SAMPLES | JUDGED)[name])):
         pytest.skip(f"not yet: {missing}")
 
     assert (go, ours) == ((True, False) if name in STRICTER else (False, True) if name in FRIENDLIER else (go, go))
@@ -136,8 +134,6 @@ OTHERS: Final = frozenset(
         "latency-scorer",
         "slo-headroom-tier-filter",
         "latency-slo-admitter",
-        "endpoint-notification-source",
-        "precise-prefix-cache-producer",
         "dcgm-data-source",
         "dcgm-extractor",
     }

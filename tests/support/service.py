@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 from collections.abc import AsyncIterator, Sequence
@@ -11,7 +12,7 @@ from typing import Any
 
 import grpc
 
-from epp.api import IN_FLIGHT_REQUESTS, IN_FLIGHT_TOKENS, Plugin
+from epp.api import IN_FLIGHT_REQUESTS, IN_FLIGHT_TOKENS, Nowhere, Outside, Plugin
 from epp.config import Environment, Registry, build, load_default, load_text
 from epp.data.datastore import Datastore
 from epp.data.endpoint_spec import EndpointSpec
@@ -30,11 +31,17 @@ TRANSPORTS = ("lean", "grpcio")
 
 
 def make_director(
-    *endpoints: str, config: str = "", plugins: Sequence[type[Plugin]] = (), read_gzip: bool = True, keep: int = 0
+    *endpoints: str,
+    config: str = "",
+    plugins: Sequence[type[Plugin]] = (),
+    read_gzip: bool = True,
+    keep: int = 0,
+    outside: Outside | None = None,
 ) -> Director:
     """A director over endpoints `ip:port`, with the built-in default configuration unless another is given.
 
-    `plugins` may be used in the configuration beside the in-tree ones. `keep`: decisions to explain.
+    `plugins` may be used in the configuration beside the in-tree ones. `keep`: decisions to explain. With `outside`,
+    background work is started.
     """
     datastore = Datastore(rng=random.Random(0))
     recorder = Recorder(monotonic, process=False)
@@ -46,9 +53,13 @@ def make_director(
         metrics=recorder.plugin_metrics,
         observer=recorder,
         allow_experimental=True,
+        sleep=asyncio.sleep,
+        outside=outside or Nowhere(),
     )
     loaded = load_text(config, "test.yaml") if config else load_default()
     pipeline = build(loaded, Registry(by_type((*BUILTIN.values(), *plugins))), environment)
+    for worker in pipeline.background if outside is not None else ():
+        worker.start()
     for listener in pipeline.endpoint_listeners:
         datastore.add_listener(listener)
     specs = [EndpointSpec(f"s{i}", *_split(text)) for i, text in enumerate(endpoints)]
