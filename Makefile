@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench bench-compare fuzz protos clean
+.PHONY: help demo test test-vllm lint bench bench-compare fuzz protos clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -30,6 +30,9 @@ demo: $(VENV)/.demo ## real Envoy, four real llama.cpp servers and the EPP on lo
 
 test: $(VENV)/.dev ## all tests, real Envoy and llama.cpp included (TEST_FLAGS are pytest's)
 	@$(BIN)/python -m pytest $(TEST_FLAGS)
+
+test-vllm: $(VENV)/.dev ## the tests with real vLLM on CPUs (2.5 GB outside of the tree, once)
+	@scripts/test_vllm.sh $(TEST_FLAGS)
 
 lint: $(VENV)/.dev ## ruff, mypy --strict, import-linter
 	@$(BIN)/ruff check .

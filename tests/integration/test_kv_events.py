@@ -68,11 +68,11 @@ class Bench:
         self.fleet.remove(endpoint)
 
     def match(
-        self, tokens: list[int] = TOKENS, *, guess: dict[int, float] | None = None, model: str = "m"
+        self, tokens: list[int] = TOKENS, *, guess: dict[int, float] | None = None, model: str = "m", salt: str = ""
     ) -> PrefixMatch:
         request = Request("r", {})
         request.model = model
-        request.payload = Payload(model=model)
+        request.payload = Payload(model=model, cache_salt=salt)
         prompt = Prompt(array("I", tokens).tobytes(), tokenized=True)
         request.data["TokenizedPrompt/token-producer"] = TokenizedPrompt((prompt,))
         if guess is not None:
