@@ -9,7 +9,7 @@ from typing import Final
 from epp.api import Request
 from epp.data.engines import load_engines
 from epp.data.page import PageReader
-from tests.bench import bench_http2_echo, bench_pick, bench_prefix_index, bench_scrape
+from tests.bench import bench_http2_echo, bench_kv_events, bench_pick, bench_prefix_index, bench_scrape
 
 _USUAL_BLOCKS: Final = 250_000  # eight engines' caches
 _ECHO_ROUNDS: Final = 3
@@ -62,6 +62,11 @@ def scan() -> dict[str, float]:
         raise ValueError(f"{bench_scrape.PAGE}: no engine is known to write such a page")
     reader = PageReader(engine)
     return {"scan_us": min(timeit.repeat(lambda: reader.read(page), number=200, repeat=9)) / 200 * 1e6}
+
+
+def precise() -> dict[str, float]:
+    """The precise prefix index: lookups of prompts that are tokenized, and blocks of KV events."""
+    return bench_kv_events.lookups() | bench_kv_events.messages()
 
 
 def http2() -> dict[str, float]:

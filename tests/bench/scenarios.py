@@ -103,5 +103,6 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
     ComponentScenario("prefix", "prefix index, 250,000 blocks", components.prefix, quick=True),
     ComponentScenario("prefix-full", "prefix index, 10 million blocks", components.full_prefix),
     ComponentScenario("scan", "scan of one vLLM page", components.scan, quick=True),
+    ComponentScenario("precise", "precise prefix index", components.precise, quick=True),
     ComponentScenario("http2", "gRPC echo without a gateway", components.http2),
 )

@@ -62,6 +62,8 @@ TARGETS: Final = (
     Target("prefix index, 400 KB prompt: ms", "prefix", "lookup_400k_ms", 2.0, column=PARTS),
     Target("prefix index, 10 million blocks: GB", "prefix-full", "memory_gb", 1.0, column=PARTS),
     Target("prefix index, 10 million blocks, 400 KB prompt: ms", "prefix-full", "lookup_400k_ms", 2.0, column=PARTS),
+    Target("precise lookup, 1 KiB, 8 endpoints: µs", "precise", "lookup_8_us", 20.0, column=PARTS),
+    Target("precise lookup, 400 KB, 8 endpoints: µs", "precise", "long_lookup_8_us", 2000.0, column=PARTS),
     Target("scan of a vLLM page: µs", "scan", "scan_us", 120.0, column=PARTS),
 )
 

@@ -54,6 +54,7 @@ class BlockIndex:
         self._capacity = capacity
         self._sources: list[Source | None] = []
         self._rows = np.zeros(0, dtype=np.intp)
+        self._one_each = True  # every slot has a row of its own
         self._size = 0
         self.dropped = 0  # blocks left out because the index was full
 
@@ -68,7 +69,7 @@ class BlockIndex:
         slot = next((i for i, s in enumerate(self._sources) if s is None), len(self._sources))
         source = Source(slot, row, len(self.tiers))
         self._sources[slot : slot + 1] = [source]
-        self._rows = np.array([0 if s is None else s.row for s in self._sources], dtype=np.intp)
+        self._place_slots()
         return source
 
     def remove_source(self, source: Source) -> None:
@@ -76,6 +77,12 @@ class BlockIndex:
         self.clear(source)
         self._forget_expected(source.bit)
         self._sources[source.slot] = None
+        self._place_slots()
+
+    def _place_slots(self) -> None:
+        rows = [0 if s is None else s.row for s in self._sources]
+        self._rows = np.array(rows, dtype=np.intp)
+        self._one_each = len(set(rows)) == len(rows)
 
     def clear(self, source: Source) -> None:
         """Let `source` hold nothing."""
@@ -210,7 +217,8 @@ class BlockIndex:
             depth += 1
         if alive and depth:
             _set_for_slots(depths, alive, depth)
-        found.add(depths, self._rows, self._weighted(depths, below))
+        if depth:
+            found.add(depths, self._rows, self._weighted(depths, below), one_each=self._one_each)
 
     def _at_lower_tiers(self, key: int, wanted: int, below: dict[tuple[int, int], int]) -> int:
         """Those of the slots `wanted` that hold the block at a lower tier. Notes which, in `below`."""
@@ -227,6 +235,8 @@ class BlockIndex:
 
     def _weighted(self, depths: Floats, below: Mapping[tuple[int, int], int]) -> Floats:
         best = self._weights[0]
+        if best == 1.0 and not below:
+            return depths
         weighted: Floats = depths * best
         for (slot, tier), blocks in below.items():
             weighted[slot] -= blocks * (best - self._weights[tier])
@@ -234,16 +244,27 @@ class BlockIndex:
 
 
 class Found:
-    """What a lookup found, by fleet row: `blocks` that are held, and `matched`, the sum of their tiers' weights."""
+    """What a lookup found, by fleet row: `blocks` that are held, and `matched`, the sum of their tiers' weights.
 
-    __slots__ = ("blocks", "matched")
+    `any`: somebody holds a block.
+    """
+
+    __slots__ = ("any", "blocks", "matched")
 
     def __init__(self, capacity: int) -> None:
         self.blocks: Floats = np.zeros(capacity)
         self.matched: Floats = np.zeros(capacity)
+        self.any = False
 
-    def add(self, depths: Floats, rows: np.ndarray[tuple[int], np.dtype[np.intp]], weighted: Floats) -> None:
-        """What one chain found, by slot."""
+    def add(
+        self, depths: Floats, rows: np.ndarray[tuple[int], np.dtype[np.intp]], weighted: Floats, *, one_each: bool
+    ) -> None:
+        """What one chain found, by slot; `one_each`: no row has several slots."""
+        self.any = True
+        if one_each:
+            self.blocks[rows] += depths
+            self.matched[rows] += weighted
+            return
         blocks, matched = np.zeros_like(self.blocks), np.zeros_like(self.matched)
         np.maximum.at(blocks, rows, depths)
         np.maximum.at(matched, rows, weighted)

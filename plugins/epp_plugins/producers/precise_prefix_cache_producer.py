@@ -129,6 +129,8 @@ class _View(msgspec.Struct, frozen=True):
 
     by_size: tuple[tuple[int, int], ...]
     trust: Floats
+    told: Floats  # 1 for rows that are believed at all
+    unsure: bool  # not all endpoints are believed in full
 
 
 class _Expected(msgspec.Struct):
@@ -223,8 +225,8 @@ class PrecisePrefixCacheProducer(DataProducer, PreRequest, ResponseComplete, End
             return
         self._drop_expected()
         view = self._current()
-        asked = _Asked({})
         unit = min((size for size, _ in view.by_size), default=guess.block_size_tokens if guess else self._unsaid_block)
+        asked = _Asked({})
         found = Found(self.handle.fleet.capacity)
         for size, sources in view.by_size:
             chains = self._chains(request, prompt, size)
@@ -232,19 +234,28 @@ class PrecisePrefixCacheProducer(DataProducer, PreRequest, ResponseComplete, End
                 self._publish_guess(request, prompt, guess)
                 return
             asked.chains[size] = chains
-            of_size = Found(self.handle.fleet.capacity)
-            for chain in chains:
-                self._index.match(chain, sources, of_size)
-            np.maximum(found.blocks, of_size.blocks * (size / unit), out=found.blocks)
-            np.maximum(found.matched, of_size.matched * (size / unit), out=found.matched)
-        total = sum(_count(p, unit) for p in prompt.prompts)
+            self._look_up(chains, sources, found, scale=size / unit)
+        total = sum([_count(p, unit) for p in prompt.prompts])
         self._lookups.inc()
-        if found.blocks.any():
+        if found.any:
             self._hits.inc()
-        told = (view.trust > 0).astype(np.float64)
-        _fill_in(found, view.trust, guess, total)
+        if view.unsure:
+            _fill_in(found, view.trust, guess, total)
         request.state[self] = asked
-        request.data[self._key] = PrefixMatch(found.matched, total, unit, cached_blocks=found.blocks, told=told)
+        request.data[self._key] = PrefixMatch(found.matched, total, unit, cached_blocks=found.blocks, told=view.told)
+
+    def _look_up(self, chains: list[list[int]], sources: int, found: Found, *, scale: float) -> None:
+        """Add to `found`, in blocks of another size, what `sources` hold of one request's prompts."""
+        if scale == 1.0 and not found.any:
+            for chain in chains:
+                self._index.match(chain, sources, found)
+            return
+        of_size = Found(len(found.blocks))
+        for chain in chains:
+            self._index.match(chain, sources, of_size)
+        found.any |= of_size.any
+        np.maximum(found.blocks, of_size.blocks * scale, out=found.blocks)
+        np.maximum(found.matched, of_size.matched * scale, out=found.matched)
 
     def pre_request(self, request: Request, result: SchedulingResult) -> None:
         match: PrefixMatch | None = request.data.get(self._key)
@@ -354,7 +365,10 @@ class PrecisePrefixCacheProducer(DataProducer, PreRequest, ResponseComplete, End
         for row, believed_of in by_row.items():
             # Where one of several ranks is not known, what the others hold is a part of the truth.
             trust[row] = min(believed_of) or (Trust.SOME if any(believed_of) else Trust.NONE)
-        return _View(tuple(sorted(bits.items())), trust)
+        everyone = trust[self.handle.fleet.candidates().rows]
+        return _View(
+            tuple(sorted(bits.items())), trust, (trust > 0).astype(np.float64), bool((everyone < Trust.ALL).any())
+        )
 
     def _chains(self, request: Request, prompt: TokenizedPrompt, size: int) -> list[list[int]] | None:
         adapter = request.model if request.model in self._followers.tally.adapters else ""
