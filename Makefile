@@ -46,7 +46,7 @@ bench: $(VENV)/.dev ## what a request costs, beside a bare grpc.aio echo and the
 bench-compare: $(VENV)/.dev ## what changed since an older result (OLD=bench-results/FILE.json, NEW=... or the latest)
 	@$(BIN)/python -m tests.bench --compare $(OLD) --result $(or $(NEW),latest)
 
-fuzz: $(VENV)/.dev ## fuzz frames, header blocks, messages and conversations, ten minutes each (SECONDS=...)
+fuzz: $(VENV)/.dev ## fuzz frames, header blocks, messages, conversations and KV events, ten minutes each (SECONDS=...)
 	@scripts/fuzz.sh $(or $(SECONDS),600)
 
 protos: $(VENV)/.dev ## regenerate the protobuf stubs (buf from npm, or grpcio-tools)

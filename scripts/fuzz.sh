@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 seconds="${1:-20}"
 shift || true
 targets=("$@")
-[ ${#targets[@]} -gt 0 ] || targets=(frames hpack protobuf conversation)
+[ ${#targets[@]} -gt 0 ] || targets=(frames hpack protobuf conversation kv_events)
 python="${FUZZ_PYTHON:-.venv/bin/python}"
 
 if ! "$python" -c 'import atheris' 2>/dev/null; then

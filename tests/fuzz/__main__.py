@@ -10,7 +10,7 @@ from pathlib import Path
 
 import atheris  # type: ignore[import-untyped]
 
-TARGETS = ("frames", "hpack", "protobuf", "conversation")
+TARGETS = ("frames", "hpack", "protobuf", "conversation", "kv_events")
 
 
 def main() -> None:

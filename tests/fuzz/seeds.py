@@ -14,6 +14,7 @@ from pathlib import Path
 import h2.config
 import h2.connection
 import hpack
+import msgspec
 
 from epp.extproc.exchange import BodyMode
 from epp.http2 import frames as wire
@@ -135,8 +136,35 @@ def _waiting() -> Iterator[bytes]:
         yield begin + bytes([Step.GO_AWAY << 3, Step.LATER << 3 | 7]) + between
 
 
+def kv_events() -> Iterator[bytes]:
+    stored = {"block_hashes": [1, 2], "parent_block_hash": None, "token_ids": [5, 6], "block_size": 1, "medium": "GPU"}
+    events: list[object] = [
+        {"type": "BlockStored", **stored},
+        {"type": "BlockStored", **stored, "lora_name": "a", "extra_keys": [["a"], ["a", ["mm", 1], "salt", b"x"]]},
+        {"type": "BlockStored", **stored, "token_ids": [], "block_size": 0, "medium": "CPU"},
+        {"type": "BlockStored", **stored, "parent_block_hash": b"\0" * 31 + b"\2", "group_idx": 1},
+        ["BlockStored", [3, -4], 2, [7, 8], 1, 4, "CPU"],
+        ["BlockStored", [3, 4], None, [7, 8], 1],
+        {"type": "BlockRemoved", "block_hashes": [1], "medium": "GPU", "group_idx": 0},
+        ["BlockRemoved", [b"\0" * 32, 2**64 - 1], None],
+        {"type": "AllBlocksCleared"},
+        ["AllBlocksCleared"],
+        ["BlockMoved", 1],
+    ]
+    for first, event in enumerate(events):
+        for other in (events[0], events[6]):
+            batches = [[1.5, [other, event], 0], [2.5, [event]], [0.5, [other], 1]]
+            yield b"".join(bytes([0x41 + i]) + _sized(msgspec.msgpack.encode(b)) for i, b in enumerate(batches, first))
+
+
 def main(folder: Path) -> None:
-    made = {"frames": frames(), "hpack": hpack_blocks(), "protobuf": protobuf(), "conversation": conversation()}
+    made = {
+        "frames": frames(),
+        "hpack": hpack_blocks(),
+        "protobuf": protobuf(),
+        "conversation": conversation(),
+        "kv_events": kv_events(),
+    }
     for target, seeds in made.items():
         (folder / target).mkdir(parents=True, exist_ok=True)
         for seed in seeds:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 CORPUS = Path(__file__).parent / "corpus"
-TARGETS = ("frames", "hpack", "protobuf", "conversation")
+TARGETS = ("frames", "hpack", "protobuf", "conversation", "kv_events")
 MAX_BYTES = 300_000
 
 

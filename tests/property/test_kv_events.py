@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from epp_plugins.kv_events.cache import PublishedCache, Tally
 from epp_plugins.kv_events.events import Malformed, MalformedBatch, decode
 from epp_plugins.kv_events.feed import Counts, Feed, Trust
-from epp_plugins.kv_events.index import BlockIndex, Found, Source
+from epp_plugins.kv_events.index import BlockIndex, Found
 from epp_plugins.kv_events.keys import TokenKeys
 from tests.support.kv_fixtures import captures, lora_frames, packed
+from tests.support.kv_index import consistent
 from tests.support.plugins import Clock
 
 REAL = [p for _, _, p in lora_frames()] + [p for c in captures()[:2] for p in c.payloads]
@@ -51,22 +52,6 @@ class Setup:
         self.index = BlockIndex(_TIERS, capacity=10_000)
         self.source = self.index.add_source(0)
         self.cache = PublishedCache(self.index, self.source, TokenKeys(), Tally())
-
-
-def consistent(index: BlockIndex, sources: list[Source]) -> bool:
-    """Masks, counts and what each source holds agree."""
-    expected: Counter[tuple[int, int]] = Counter()
-    for source in sources:
-        for tier, held in enumerate(source.held):
-            for key in held.values():
-                expected[tier, key] |= source.bit
-            copies = Counter(held.values())
-            if {k: n - 1 for k, n in copies.items() if n > 1} != source.copies[tier]:
-                return False
-            if not set(source.twice[tier]) <= set(held):
-                return False
-    masks = {(tier, key): mask for tier, holders in enumerate(index._holders) for key, mask in holders.items()}
-    return masks == dict(expected) and len(index) == sum(len(h) for s in sources for h in s.held)
 
 
 @given(
