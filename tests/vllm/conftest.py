@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -74,11 +74,20 @@ class Vllm:
 
 @asynccontextmanager
 async def vllm(
-    folder: Path, *, count: int = 1, first_port: int = 0, hashes: str = "sha256", seed: str = ""
+    folder: Path,
+    *,
+    count: int = 1,
+    first_port: int = 0,
+    hashes: str = "sha256",
+    seed: str = "",
+    adapters: Sequence[str] = (),
 ) -> AsyncIterator[Vllm]:
-    """`count` servers on neighbouring ports; kill `process` to lose them. `seed`: their PYTHONHASHSEED, empty for none."""
+    """`count` servers on neighbouring ports; kill `process` to lose them. `seed`: their PYTHONHASHSEED, empty for none.
+
+    `adapters` are names of LoRA adapters with random weights.
+    """
     first = first_port or free_ports(count)
-    process = _launch(folder, count, first, hashes=hashes, seed=seed)
+    process = _launch(folder, count, first, hashes=hashes, seed=seed, adapters=adapters)
     try:
         async with aiohttp.ClientSession() as session:
             servers = Vllm([first + i for i in range(count)], session, process, folder)
@@ -93,7 +102,9 @@ async def vllm(
             process.kill()
 
 
-def _launch(folder: Path, count: int, first_port: int, *, hashes: str, seed: str) -> subprocess.Popen[bytes]:
+def _launch(
+    folder: Path, count: int, first_port: int, *, hashes: str, seed: str, adapters: Sequence[str]
+) -> subprocess.Popen[bytes]:
     python = os.environ.get("VLLM_PYTHON", "")
     if not python:
         pytest.skip("VLLM_PYTHON is not set: run these tests by make test-vllm")
@@ -111,6 +122,10 @@ def _launch(folder: Path, count: int, first_port: int, *, hashes: str, seed: str
         "--kv-events-config": json.dumps(_EVENTS),
     }
     flags = ["--enforce-eager", "--enable-prompt-tokens-details", "--enable-scale-out"]
+    if adapters:
+        subprocess.run([python, str(HERE / "make_adapters.py"), str(MODEL), str(folder), *adapters], check=True)
+        flags += ["--enable-lora", "--max-loras", "2", "--max-lora-rank", "8", "--lora-modules"]
+        flags += [f"{name}={folder / name}" for name in adapters]
     command = [python, str(HERE / "prefork.py"), str(count), str(first_port), str(folder), "--"]
     command += [word for item in arguments.items() for word in item] + flags
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONHASHSEED"}

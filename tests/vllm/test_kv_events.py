@@ -95,6 +95,30 @@ async def test_the_engines_own_hashes_are_computed_here(world: World, tmp_path: 
     assert [before for before, _, _ in found] == [cached for _, cached, _ in found]
 
 
+async def test_adapters_have_blocks_of_their_own(world: World, tmp_path: Path) -> None:
+    names = ("tiny", "lora-a", "lora-b")
+    rng = random.Random(4)
+    found = []
+    async with vllm(tmp_path, adapters=names[1:]) as servers:
+        bench = Bench(world)
+        endpoint = bench.add(servers.host_ports[0])
+        await until(lambda: bench.trust(endpoint) == ["all"])
+        for name in names:  # an adapter is known by its first block
+            await servers.complete(0, [7] * (2 * BLOCK_SIZE), model=name)
+        await until(lambda: bench.producer._followers.tally.adapters == set(names[1:]))
+        for tokens in prompts(rng, 40):
+            name = rng.choice(names)
+            usable = (len(tokens) - 1) // BLOCK_SIZE
+            before = min(int(bench.blocks(endpoint, tokens, model=name)), usable)
+            cached = await servers.complete(0, tokens, model=name)
+            found.append((before, cached // BLOCK_SIZE))
+            await until(lambda t=tokens, n=name, u=usable: bench.blocks(endpoint, t, model=n) >= u)
+        bench.producer.stop()
+
+    assert [before for before, _ in found] == [cached for _, cached in found]
+    assert any(cached for _, cached in found)
+
+
 async def test_replays_gaps_salts_and_a_restart(world: World, tmp_path: Path) -> None:
     rng = random.Random(3)
     async with vllm(tmp_path) as servers:
