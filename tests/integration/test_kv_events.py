@@ -8,6 +8,7 @@ import socket
 from array import array
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -27,6 +28,9 @@ from epp.api import (
     TokenizedPrompt,
     data_key,
 )
+from epp.app import Service
+from epp.cli.options import RunOptions
+from epp.config import load_file
 from epp.director.exchange import RequestExchange
 from epp.extproc.exchange import BodyMode, RequestHead
 from epp.observability.explain import Decisions
@@ -436,3 +440,44 @@ async def test_requests_go_where_engines_say_and_explain_shows_it(world: World, 
     producer.stop()
     assert facts is not None
     assert (facts.prefix_blocks, facts.prefix_total) == (10, 10)
+
+
+async def test_a_running_service_follows_its_engines_through_a_reload_and_lets_go_of_them(
+    stack: AsyncExitStack, tmp_path: Path
+) -> None:
+    engine = await stack.enter_async_context(FakeEngine())
+    path = tmp_path / "epp.yaml"
+    path.write_text(CONFIG)
+    options = RunOptions(
+        config_file=str(path),
+        endpoints=(engine.host_port,),
+        grpc_host="127.0.0.1",
+        health_host="127.0.0.1",
+        metrics_host="127.0.0.1",
+        grpc_port=0,
+        health_port=0,
+        metrics_port=0,
+        secure_serving=False,
+    )
+    service = Service(options, load_file(path))
+
+    def publishers() -> list[dict[str, Any]]:
+        plugin: Any = service.director.pipeline.plugins[NAME]
+        found: list[dict[str, Any]] = plugin.dump_state()["publishers"]
+        return found
+
+    await service.start()
+    try:
+        await until(lambda: [p["trust"] for p in publishers()] == ["all"])
+        await engine.publish(stored(TOKENS))
+        await until(lambda: publishers()[0]["blocks"]["gpu"] == 10)
+        before = service.director.pipeline.plugins[NAME]
+
+        path.write_text(CONFIG.replace("socketPort: 0}", "socketPort: 0}, maxLag: 2s"))
+        await until(lambda: service.director.pipeline.plugins[NAME] is not before)
+        await until(lambda: [p["trust"] for p in publishers()] == ["all"])
+        await until(lambda: publishers()[0]["blocks"]["gpu"] == 10)  # by replay
+    finally:
+        async with asyncio.timeout(20):
+            await service.stop()
+    await until(lambda: engine.subscribers == [0])
