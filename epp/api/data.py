@@ -56,9 +56,14 @@ class PrefixMatch(msgspec.Struct, frozen=True):
     cached_blocks: Floats | None = None
     told: Floats | None = None
 
+    @property
+    def held_blocks(self) -> Floats:
+        """As `matched_blocks`, but every block counts as one, at whichever tier it is."""
+        return self.matched_blocks if self.cached_blocks is None else self.cached_blocks
+
     def cached_tokens(self, row: int, prompt_tokens: int) -> float:
         """How many of a prompt's tokens are expected to be cached in `row`, if its engine counts `prompt_tokens` of them."""
-        matched = self.matched_blocks.item(row) * self.block_size_tokens
+        matched = self.held_blocks.item(row) * self.block_size_tokens
         scale = prompt_tokens / self.prompt_tokens if self.prompt_tokens else 1.0
         return float(min(matched * scale, prompt_tokens))
 

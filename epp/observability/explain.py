@@ -267,7 +267,7 @@ class Decisions:
             if isinstance(item[1], PrefixMatch):
                 # What servers told goes before what is guessed of them.
                 prefixes = (item, *prefixes) if item[1].told is not None else (*prefixes, item)
-                vectors += 1
+                vectors += 1 if item[1].cached_blocks is None else 2
         for run in trace:
             vectors += len(run.scores) + 2
         reading = self._reading

@@ -33,7 +33,6 @@ from epp.cli.options import RunOptions
 from epp.config import load_file
 from epp.director.exchange import RequestExchange
 from epp.extproc.exchange import BodyMode, RequestHead
-from epp.observability.explain import Decisions
 from epp.observability.explanation import explanation
 from epp.outside import World
 from epp_plugins.kv_events.publisher import Publisher
@@ -411,8 +410,7 @@ schedulingProfiles: [{name: default, plugins: [{pluginRef: prefix-cache-scorer}]
 async def test_requests_go_where_engines_say_and_explain_shows_it(world: World, stack: AsyncExitStack) -> None:
     """Through the director: tokens in the request, blocks at the second engine, and the reason in the explanation."""
     engines = [await stack.enter_async_context(FakeEngine()) for _ in range(3)]
-    director = make_director(*(e.host_port for e in engines), config=CONFIG, outside=world)
-    director.decisions = Decisions(director.datastore.fleet, director.clock)
+    director = make_director(*(e.host_port for e in engines), config=CONFIG, outside=world, keep=10)
     for engine in engines:
         await engine.until_subscribed()
     await engines[1].publish(stored(TOKENS))
@@ -436,10 +434,9 @@ async def test_requests_go_where_engines_say_and_explain_shows_it(world: World, 
     told = next(p for p in explained["prefixes"] if p["key"].endswith(NAME))
     assert (told["matched_blocks"], told["told_by"]) == ({"s1": 10}, ["s0", "s1", "s2"])
     assert [e["prefix_blocks"] for e in explained["endpoints"]] == [0, 10, 0]
-    facts = director.facts(exchange.request)  # type: ignore[arg-type]
+    (facts,) = director.request_log.recent()
     producer.stop()
-    assert facts is not None
-    assert (facts.prefix_blocks, facts.prefix_total) == (10, 10)
+    assert (facts["prefix_blocks"], facts["prefix_total"]) == (10, 10)
 
 
 async def test_a_running_service_follows_its_engines_through_a_reload_and_lets_go_of_them(

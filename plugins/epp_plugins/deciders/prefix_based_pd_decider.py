@@ -43,5 +43,5 @@ class PrefixBasedPdDecider(Decider):
         match: PrefixMatch | None = request.data.get(self._key)
         if match is None:
             return False
-        cached_tokens = match.matched_blocks.item(endpoint.row) * match.block_size_tokens
+        cached_tokens = match.held_blocks.item(endpoint.row) * match.block_size_tokens
         return bool(tokens - cached_tokens >= self._uncached_tokens)

@@ -84,12 +84,15 @@ class _StoredMap(msgspec.Struct, tag="BlockStored", gc=False):
     extra_keys: list[list[object] | None] | None = None
     group_idx: int | None = None
     kv_cache_spec_kind: str | None = None
+    kv_cache_spec_sliding_window: object = None
+    locality: str | None = None
 
 
 class _RemovedMap(msgspec.Struct, tag="BlockRemoved", gc=False):
     block_hashes: list[Hash]
     medium: str | None = None
     group_idx: int | None = None
+    locality: str | None = None
 
 
 class _ClearedMap(msgspec.Struct, tag="AllBlocksCleared", gc=False):
@@ -107,12 +110,15 @@ class _StoredArray(msgspec.Struct, tag="BlockStored", array_like=True, gc=False)
     extra_keys: list[list[object] | None] | None = None
     group_idx: int | None = None
     kv_cache_spec_kind: str | None = None
+    kv_cache_spec_sliding_window: object = None
+    locality: str | None = None
 
 
 class _RemovedArray(msgspec.Struct, tag="BlockRemoved", array_like=True, gc=False):
     block_hashes: list[Hash]
     medium: str | None = None
     group_idx: int | None = None
+    locality: str | None = None
 
 
 class _ClearedArray(msgspec.Struct, tag="AllBlocksCleared", array_like=True, gc=False):
@@ -176,7 +182,7 @@ def _event(raw: msgspec.Raw) -> Event | None:
         case _StoredMap() | _StoredArray():
             return _stored(wire)
         case _RemovedMap() | _RemovedArray():
-            return Removed(tuple(map(hash_of, wire.block_hashes)), _medium(wire.medium), wire.group_idx or 0)
+            return Removed(tuple(map(hash_of, wire.block_hashes)), _medium(wire), wire.group_idx or 0)
     return Cleared()
 
 
@@ -195,7 +201,7 @@ def _stored(wire: _StoredMap | _StoredArray) -> Event:
         None if parent is None else hash_of(parent),
         tokens,
         size,
-        _medium(wire.medium),
+        _medium(wire),
         wire.lora_name or "",
         tuple(None if extra is None else tuple(extra) for extra in extras),
         wire.group_idx or 0,
@@ -219,6 +225,8 @@ def _is_map(raw: msgspec.Raw) -> bool:
     return 0x80 <= first <= 0x8F or first in (0xDE, 0xDF)
 
 
-def _medium(name: str | None) -> str:
-    """`gpu` where the engine does not say: those that know no other medium say nothing."""
-    return (name or "gpu").lower()
+def _medium(wire: _StoredMap | _StoredArray | _RemovedMap | _RemovedArray) -> str:
+    """`gpu` where the engine does not say: those that know no other medium say nothing. What lies elsewhere is `remote`."""
+    if wire.locality == "REMOTE":
+        return "remote"
+    return (wire.medium or "gpu").lower()

@@ -59,8 +59,8 @@ class P2pSourceProducer(PreRequest):
         candidates = request.candidates
         if match is None or candidates is None or not len(candidates):
             return None
-        blocks = match.matched_blocks[candidates.rows]
-        ahead_tokens = (blocks - match.matched_blocks.item(reader.row)) * match.block_size_tokens
+        blocks = match.held_blocks[candidates.rows]
+        ahead_tokens = (blocks - match.held_blocks.item(reader.row)) * match.block_size_tokens
         fit = (blocks >= blocks.max() - 1) & (ahead_tokens >= self.params.min_cached_token_delta)
         places = np.flatnonzero(fit)
         if not len(places):

@@ -82,6 +82,14 @@ def test_a_hash_is_a_number_or_the_last_eight_bytes(written: int | bytes, hash_:
     assert only({"type": "BlockRemoved", "block_hashes": [written], "medium": None}) == Removed((hash_,), "gpu", 0)
 
 
+@pytest.mark.parametrize(("locality", "medium"), [("LOCAL", "cpu"), (None, "cpu"), ("REMOTE", "remote")])
+def test_what_lies_on_another_machine_is_a_tier_of_its_own(locality: str | None, medium: str) -> None:
+    elsewhere = {"medium": "CPU", "locality": locality}
+    removed = {"type": "BlockRemoved", "block_hashes": [7], **elsewhere}
+
+    assert [e.medium for e in batch(STORED | elsewhere, removed).events] == [medium, medium]  # type: ignore[union-attr]
+
+
 def test_all_blocks_cleared_in_both_forms() -> None:
     assert batch({"type": "AllBlocksCleared"}, ["AllBlocksCleared"]).events == (Cleared(), Cleared())
 

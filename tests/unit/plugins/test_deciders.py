@@ -77,3 +77,13 @@ def test_media_are_encoded_elsewhere(prompt: TokenizedPrompt | None, answer: boo
         request.data[data_key(TOKENIZED_PROMPT)] = prompt
 
     assert make_plugin(AlwaysDisaggMultimodalDecider).disaggregate(request, None) is answer
+
+
+def test_a_block_at_a_slower_tier_is_cached_like_any_other() -> None:
+    fleet = make_fleet(1)
+    request = make_request(b"x" * 4 * 640)
+    held, weighted = np.zeros(fleet.capacity), np.zeros(fleet.capacity)
+    held[0], weighted[0] = 10, 8
+    request.data[data_key(PREFIX_MATCH)] = PrefixMatch(weighted, 10, 64, cached_blocks=held)
+
+    assert not make_plugin(PrefixBasedPdDecider, fleet, nonCachedTokens=1).disaggregate(request, fleet.endpoints[0])
