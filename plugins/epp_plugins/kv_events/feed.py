@@ -120,6 +120,10 @@ class Feed:
         self._end_replay()
         self._drop_kept()
 
+    def disbelieve(self) -> None:
+        """What was told has proved wrong: what is told from here on is a part of the truth."""
+        self._lose()
+
     def message(self, number: int, payload: bytes) -> None:
         """A live message."""
         if self._wanted is not None:

@@ -32,6 +32,8 @@ from epp.api import (
     TokenizedPrompt,
     data_key,
 )
+from epp_plugins.cache_calibration import Action
+from epp_plugins.cache_check import CacheCheck
 from epp_plugins.durations import seconds
 from epp_plugins.kv_events.feed import Trust
 from epp_plugins.kv_events.followers import Followers, Ports
@@ -146,6 +148,7 @@ class _Asked(msgspec.Struct):
 
     chains: dict[int, list[list[int]]]
     expected: _Expected | None = None
+    sent: tuple[Endpoint, PrefixMatch] | None = None  # what was told of the endpoint that answers; None: it was a guess
 
 
 class PrecisePrefixCacheProducer(DataProducer, PreRequest, ResponseComplete, EndpointListener, Background, StateDumper):
@@ -154,7 +157,8 @@ class PrecisePrefixCacheProducer(DataProducer, PreRequest, ResponseComplete, End
     Counts the leading blocks that an endpoint holds without a gap, each by the weight of its tier. Endpoints whose events are
     missing, late (`maxLag`), or cannot be had count what `fallbackProducerName` guesses; so does every endpoint for a request
     without tokens (see token-producer). Where only the latest events are known the larger number counts. With
-    `speculativeIndexing` a pick lets its blocks count as held for `speculativeTTL`, or until the request fails.
+    `speculativeIndexing` a pick lets its blocks count as held for `speculativeTTL`, or until the request fails. Answers that
+    tell cached tokens are compared with what was told before, and what proves wrong is dropped.
 
     Every endpoint's socket is `socketPort` plus its rank, or what the server names where that is 0; with `zmqEndpoint` and
     without `discoverPods`, engines connect to one socket here, and their topics name them. Accepted without effect:
@@ -194,6 +198,7 @@ class PrecisePrefixCacheProducer(DataProducer, PreRequest, ResponseComplete, End
         self._view: _View | None = None
         self._expected: deque[_Expected] = deque()
         self._warned_of_tokens = False
+        self._check = CacheCheck(handle)
         metrics = handle.metrics
         self._size = metrics.gauge(
             "kv_cache_index_size", "Blocks in the precise prefix index, over all endpoints and tiers"
@@ -242,7 +247,15 @@ class PrecisePrefixCacheProducer(DataProducer, PreRequest, ResponseComplete, End
         if view.unsure:
             _fill_in(found, view.trust, guess, total)
         request.state[self] = asked
-        request.data[self._key] = PrefixMatch(found.matched, total, unit, cached_blocks=found.blocks, told=view.told)
+        request.data[self._key] = PrefixMatch(
+            found.matched,
+            total,
+            unit,
+            sum([_count(p, 1) for p in prompt.prompts]),
+            self._check.confidence,
+            cached_blocks=found.blocks,
+            told=view.told,
+        )
 
     def _look_up(self, chains: list[list[int]], sources: int, found: Found, *, scale: float) -> None:
         """Add to `found`, in blocks of another size, what `sources` hold of one request's prompts."""
@@ -259,24 +272,41 @@ class PrecisePrefixCacheProducer(DataProducer, PreRequest, ResponseComplete, End
 
     def pre_request(self, request: Request, result: SchedulingResult) -> None:
         match: PrefixMatch | None = request.data.get(self._key)
-        if match is not None and match.total_blocks:
-            self._hit_ratio.observe(match.matched_blocks.item(result.target.row) / match.total_blocks)
         asked: _Asked | None = request.state.get(self)
-        if asked is None or not self.params.speculative_indexing:
+        if match is None or asked is None:
             return
-        added: list[tuple[int, int]] = []
-        for profile in result.profiles.values():
-            if profile is not None and profile.endpoints:
-                added += self._expect(profile.endpoints[0], asked)
-        if added:
-            asked.expected = _Expected(self.handle.clock() + self._speculative_s, added)
-            self._expected.append(asked.expected)
+        target = result.target
+        if match.total_blocks:
+            self._hit_ratio.observe(match.matched_blocks.item(target.row) / match.total_blocks)
+        # Where several endpoints work on a request, its answer does not say whose cache was used.
+        if len(result.profiles) == 1 and match.told is not None and match.told.item(target.row):
+            asked.sent = target, match
+        if self.params.speculative_indexing:
+            self._speculate(asked, result)
         asked.chains = {}
 
     def response_complete(self, request: Request, response: Response) -> None:
         asked: _Asked | None = request.state.pop(self, None)
-        if asked is not None and asked.expected is not None and not 200 <= response.status < 300:
-            self._take_back(asked.expected)
+        if asked is None:
+            return
+        if not 200 <= response.status < 300:
+            if asked.expected is not None:
+                self._take_back(asked.expected)
+            return
+        if asked.sent is not None and response.usage is not None:
+            self._compare(*asked.sent, response)
+
+    def _compare(self, endpoint: Endpoint, match: PrefixMatch, response: Response) -> None:
+        """What the engine says it had cached, with what its events said before."""
+        advice = self._check.compare(endpoint, match, response)
+        if advice is None:
+            return
+        before = len(self._index)
+        if advice.action is Action.PURGE:
+            for publisher in self._followers.of(endpoint):
+                publisher.feed.disbelieve()
+            self._changed()
+        self._check.tell(endpoint, advice, done=advice.action is Action.PURGE, dropped=before - len(self._index))
 
     # --- endpoints ---------------------------------------------------------------------------------------------------
 
@@ -298,10 +328,12 @@ class PrecisePrefixCacheProducer(DataProducer, PreRequest, ResponseComplete, End
         self._followers.close()
 
     def endpoint_added(self, endpoint: Endpoint) -> None:
+        self._check.forget(endpoint)
         self._followers.follow(endpoint, self._ports)
         self._changed()
 
     def endpoint_removed(self, endpoint: Endpoint) -> None:
+        self._check.forget(endpoint)
         self._followers.forget(endpoint)
 
     def dump_state(self) -> object:
@@ -318,6 +350,7 @@ class PrecisePrefixCacheProducer(DataProducer, PreRequest, ResponseComplete, End
                     "delay_s": round(p.feed.delay_s, 3),
                     "block_size_tokens": p.cache.block_size,
                     "blocks": self._index.held_by(p.cache.source),
+                    **self._check.state(p.cache.source.row),
                 }
                 for p in self._followers.publishers()
             ],
@@ -349,6 +382,7 @@ class PrecisePrefixCacheProducer(DataProducer, PreRequest, ResponseComplete, End
         capacity = self.handle.fleet.capacity
         if self._view is None or len(self._view.trust) != capacity:
             self._view = self._look(capacity)
+            self._check.fit(capacity)
             self._believed.set(self._followers.trusted())
         return self._view
 
@@ -398,6 +432,15 @@ class PrecisePrefixCacheProducer(DataProducer, PreRequest, ResponseComplete, End
             )
 
     # --- speculation -------------------------------------------------------------------------------------------------
+
+    def _speculate(self, asked: _Asked, result: SchedulingResult) -> None:
+        added: list[tuple[int, int]] = []
+        for profile in result.profiles.values():
+            if profile is not None and profile.endpoints:
+                added += self._expect(profile.endpoints[0], asked)
+        if added:
+            asked.expected = _Expected(self.handle.clock() + self._speculative_s, added)
+            self._expected.append(asked.expected)
 
     def _expect(self, endpoint: Endpoint, asked: _Asked) -> list[tuple[int, int]]:
         by_size: dict[int, list[Source]] = {}

@@ -22,6 +22,7 @@ from epp.api import (
     Subscription,
     Termination,
     TokenizedPrompt,
+    Usage,
     data_key,
 )
 from epp_plugins.kv_events.vllm_hashes import VllmHashes, in_event
@@ -277,6 +278,49 @@ def test_every_profiles_first_endpoint_counts() -> None:
     bench.producer.pre_request(request, picked(bench.fleet, 0, prefill=1, encode=None))
 
     assert bench.blocks() == [10, 10]
+
+
+# --- answers -------------------------------------------------------------------------------------------------------------
+
+
+def answered(bench: Bench, cached_tokens: int, *, row: int = 0, guess: Any = None) -> None:
+    request = bench.request(guess=guess)
+    bench.match(request)
+    bench.producer.pre_request(request, picked(bench.fleet, row))
+    response = ended(200)
+    response.usage = Usage(prompt_tokens=40, cached_tokens=cached_tokens)
+    bench.producer.response_complete(request, response)
+
+
+def test_answers_are_compared_with_what_was_told() -> None:
+    bench = Bench(1)
+    bench.tell(0, stored(TOKENS))
+    for _ in range(20):
+        answered(bench, 36)
+
+    match = bench.match(bench.request())
+    assert match.confidence is not None
+    assert (match.confidence.item(0), match.prompt_tokens) == (1.0, 40)
+
+
+def test_an_index_that_proves_wrong_is_dropped_and_the_guess_counts_again() -> None:
+    bench = Bench(1)
+    bench.tell(0, stored(TOKENS))
+    for _ in range(50):
+        answered(bench, 0)
+
+    assert bench.blocks() == [0]
+    assert bench.blocks(guess=bench.guess(3)) == [3]
+
+
+def test_guesses_are_not_compared() -> None:
+    bench = Bench(1)
+    for _ in range(50):
+        answered(bench, 0, guess=bench.guess(10))
+
+    match = bench.match(bench.request())
+    assert match.confidence is not None
+    assert np.isnan(match.confidence.item(0))
 
 
 # --- configuration -------------------------------------------------------------------------------------------------------
