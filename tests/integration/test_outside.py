@@ -215,7 +215,7 @@ async def test_a_dialogue_asks_and_reads_answers(world: World) -> None:
     got: list[list[bytes]] = []
 
     async def read_all(dialogue: Dialogue) -> None:
-        async for frames in dialogue.receive(idle_s=0.5):
+        async for frames in dialogue.receive(idle_s=1.0):
             got.append(frames)  # noqa: PERF401
 
     try:
