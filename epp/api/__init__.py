@@ -21,6 +21,7 @@ from epp.api.endpoint import Endpoint, host_port
 from epp.api.errors import HTTP_STATUS, Code, ConfigError, RequestError
 from epp.api.fleet import (
     CACHE_BLOCK_SIZE,
+    CACHE_HIT_TOKENS,
     CACHE_NUM_BLOCKS,
     IN_FLIGHT_REQUESTS,
     IN_FLIGHT_TOKENS,
@@ -69,6 +70,7 @@ from epp.api.request import Payload, ProfileResult, Prompt, Request, Response, S
 __all__ = [
     "AGENT_IDENTITY",
     "CACHE_BLOCK_SIZE",
+    "CACHE_HIT_TOKENS",
     "CACHE_NUM_BLOCKS",
     "ENCODER_MATCH",
     "HTTP_STATUS",

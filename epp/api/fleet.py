@@ -25,6 +25,8 @@ KV_CACHE_USAGE: Final = "kv_cache_usage"  # fraction 0..1
 LORA_CAPACITY: Final = "lora_capacity"  # adapters that fit at once
 CACHE_BLOCK_SIZE: Final = "cache_block_size"  # tokens per KV block, 0 unknown
 CACHE_NUM_BLOCKS: Final = "cache_num_blocks"  # KV blocks, 0 unknown
+# An attribute of endpoints, not a column: tokens of prompts that were found in the cache, counted since the engine's start.
+CACHE_HIT_TOKENS: Final = "CacheHitTokens"
 METRICS_UPDATED_S: Final = "metrics_updated_s"  # the fleet's clock, seconds; -inf before the first page
 # Counted by the picker itself.
 IN_FLIGHT_REQUESTS: Final = "in_flight_requests"  # requests

@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from epp.api import ConfigError
+from epp.api import CACHE_HIT_TOKENS, ConfigError
 from epp.data.metric_spec import MetricSpec, MetricSpecError, parse_spec
 from epp.data.metrics_source import check_path
 
@@ -86,6 +86,7 @@ BUILTIN: Final[tuple[EngineConfig, ...]] = (
         kv_usage_spec="vllm:kv_cache_usage_perc",
         lora_spec="vllm:lora_requests_info",
         cache_info_spec="vllm:cache_config_info",
+        custom_metrics=(CustomMetric(CACHE_HIT_TOKENS, "vllm:prefix_cache_hits_total"),),
     ),
     EngineConfig(
         name="sglang",
@@ -123,6 +124,7 @@ BUILTIN: Final[tuple[EngineConfig, ...]] = (
         name="llama.cpp",
         queued_requests_spec="llamacpp:requests_deferred",
         running_requests_spec="llamacpp:requests_processing",
+        custom_metrics=(CustomMetric(CACHE_HIT_TOKENS, "llamacpp:prompt_tokens_cached_total"),),
     ),
 )
 

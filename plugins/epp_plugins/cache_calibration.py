@@ -145,6 +145,11 @@ class Calibration:
         # Where nothing is ever right, less of the same will not be either.
         return self._judge(self._over, Action.SHRINK, Cause.SMALLER if self._right else Cause.MISMATCH)
 
+    def reset(self) -> Advice:
+        """There is other evidence that the engine has lost what it had."""
+        self._right_since_purge = True
+        return self._purge()
+
     def _purge(self) -> Advice:
         if self._right_since_purge or not self._purged:
             cause = Cause.RESET
@@ -200,6 +205,13 @@ class Calibrations:
         if row >= len(self.confidence) or self.confidence.item(row) != confidence:
             self._set(row, confidence)
         return advice
+
+    def reset(self, row: int) -> Advice:
+        """There is other evidence that the engine in `row` has lost what it had."""
+        calibration = self._rows.get(row)
+        if calibration is None:
+            calibration = self._rows[row] = Calibration()
+        return calibration.reset()
 
     def drop(self, row: int) -> None:
         """The endpoint is gone, or another one has its row."""

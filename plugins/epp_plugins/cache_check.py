@@ -9,9 +9,50 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator
+from typing import Final
 
-from epp.api import CACHE_BLOCK_SIZE, Endpoint, Floats, Handle, Metric, PrefixMatch, Response
+import msgspec
+
+from epp.api import (
+    CACHE_BLOCK_SIZE,
+    CACHE_HIT_TOKENS,
+    IN_FLIGHT_REQUESTS,
+    METRICS_UPDATED_S,
+    Endpoint,
+    Floats,
+    Handle,
+    Metric,
+    PrefixMatch,
+    Response,
+)
 from epp_plugins.cache_calibration import Action, Advice, Calibrations, Cause, Verdict, judge
+
+_TALLIED: Final = 8  # requests that are compared with metrics in one, for each that may or may not be among them
+
+
+class _Tally(msgspec.Struct):
+    """Requests of one endpoint since its metrics showed `hits`: sums of tokens.
+
+    It begins when a page has just been read. `uncertain`: requests of which it is not known on which side of that page they
+    are; `unseen`: those that ended since the last page.
+    """
+
+    read_s: float  # when the last page was read
+    last_hits: float
+    found_out: bool = False  # answers have shown a restart: that the metrics begin anew is no news
+    begun: bool = False
+    hits: float = 0.0
+    uncertain: float = 0.0
+    unseen: int = 0
+    requests: int = 0
+    prompts: int = 0
+    predicted: float = 0.0
+    tolerance: float = 0.0
+
+    def begin(self, hits: float, uncertain: float) -> None:
+        self.begun, self.hits, self.uncertain = True, hits, uncertain
+        self.requests = self.prompts = 0
+        self.predicted = self.tolerance = 0.0
 
 
 class CacheCheck:
@@ -23,6 +64,7 @@ class CacheCheck:
         self._tell_cached: set[int] = set()  # rows of engines that have told a number of cached tokens
         metrics, name = handle.metrics, handle.name
         self._name = name
+        self._tallies: dict[Endpoint, _Tally] = {}
         self._counters: dict[Endpoint, dict[Verdict, Metric]] = {}
         self._results = metrics.counter(
             "llm_epp_prefix_predictions",
@@ -55,25 +97,92 @@ class CacheCheck:
         """Make `confidence` at least `rows` long."""
         self._calibrations.fit(rows)
 
-    def compare(self, endpoint: Endpoint, match: PrefixMatch, response: Response) -> Advice | None:
-        """Take in the answer to a request that was sent to `endpoint` because of `match`."""
-        usage, row = response.usage, endpoint.row
-        if usage is None or not usage.prompt_tokens or not endpoint.alive:
+    def compare(self, endpoint: Endpoint, match: PrefixMatch, response: Response, *, exact: bool) -> Advice | None:
+        """Take in the end of a request that `endpoint` has served because of `match`.
+
+        `exact`: its answer can be compared by itself. Otherwise, and where answers do not tell cached tokens, it counts towards
+        a comparison of many with the engine's metrics.
+        """
+        row, usage = endpoint.row, response.usage
+        if not endpoint.alive:
             return None
         if response.served_endpoint and response.served_endpoint != endpoint.host_port:
             return None  # the proxy has tried again elsewhere
-        cached, prompt_tokens = usage.cached_tokens, usage.prompt_tokens
-        if cached is not None:
-            self._tell_cached.add(row)
-        elif row in self._tell_cached:
-            cached = 0  # vLLM leaves it out where it is 0
-        else:
+        hits = endpoint.attributes.get(CACHE_HIT_TOKENS)
+        tally = self._tallies.get(endpoint)
+        if tally is not None and isinstance(hits, float) and hits < tally.last_hits:
+            del self._tallies[endpoint]
+            if not tally.found_out:
+                return self._calibrations.reset(row)
+        if exact and usage is not None and usage.prompt_tokens:
+            cached = usage.cached_tokens
+            if cached is not None:
+                self._tell_cached.add(row)
+            elif row in self._tell_cached:
+                cached = 0  # vLLM leaves it out where it is 0
+            if cached is not None:
+                predicted = match.cached_tokens(row, usage.prompt_tokens)
+                tolerance = self._tolerance(row, match, usage.prompt_tokens)
+                if isinstance(hits, float):
+                    self._tally_of(endpoint, hits).last_hits = hits
+                return self._observe(endpoint, predicted, cached, tolerance)
+        if isinstance(hits, float) and row not in self._tell_cached:
+            counted = None if usage is None else usage.prompt_tokens
+            return self._add(endpoint, hits, match, counted)
+        return None
+
+    def spoil(self, endpoint: Endpoint) -> None:
+        """`endpoint` has read a prompt that counts for no comparison: its metrics show more than was predicted."""
+        self._tallies.pop(endpoint, None)
+
+    def _add(self, endpoint: Endpoint, hits: float, match: PrefixMatch, counted: int | None) -> Advice | None:
+        """Once there are enough requests, compare what was predicted of all of them with what the metrics say.
+
+        `counted`: the prompt's tokens, where the engine has told them. What four bytes are for it is not known otherwise.
+        """
+        row = endpoint.row
+        tally = self._tally_of(endpoint, hits)
+        tally.last_hits = hits
+        read_s = self._handle.fleet.columns[METRICS_UPDATED_S].item(row)
+        if read_s != tally.read_s:
+            if not tally.begun:
+                tally.begin(hits, 1 + self._under_way(endpoint))
+            tally.read_s, tally.unseen = read_s, 0
+        if not tally.begun:
             return None
+        tally.unseen += 1
+        tally.requests += 1
+        prompt_tokens = counted or match.prompt_tokens
         predicted = match.cached_tokens(row, prompt_tokens)
-        tolerance = self._tolerance(row, match, prompt_tokens)
+        tally.prompts += prompt_tokens
+        tally.predicted += predicted
+        tally.tolerance += self._tolerance(row, match, prompt_tokens) + (0.0 if counted else predicted / 2)
+        count, uncertain = tally.requests, tally.unseen + self._under_way(endpoint)
+        if count < _TALLIED * (tally.uncertain + uncertain):
+            return None
+        mean, cached = tally.predicted / count, (hits - tally.hits) / count
+        tolerance = tally.tolerance / count + (tally.uncertain + uncertain) / count * tally.prompts / count
+        tally.begin(hits, uncertain)
+        return self._observe(endpoint, mean, cached, tolerance)
+
+    def _tally_of(self, endpoint: Endpoint, hits: float) -> _Tally:
+        tally = self._tallies.get(endpoint)
+        if tally is None:
+            read_s = self._handle.fleet.columns[METRICS_UPDATED_S].item(endpoint.row)
+            tally = self._tallies[endpoint] = _Tally(read_s, hits)
+        return tally
+
+    def _under_way(self, endpoint: Endpoint) -> float:
+        return float(self._handle.fleet.columns[IN_FLIGHT_REQUESTS].item(endpoint.row))
+
+    def _observe(self, endpoint: Endpoint, predicted: float, cached: float, tolerance: float) -> Advice | None:
         verdict = judge(predicted, cached, tolerance)
         self._count(endpoint, verdict, predicted - cached)
-        return self._calibrations.observe(row, verdict, cached=cached, nothing=cached <= tolerance)
+        advice = self._calibrations.observe(endpoint.row, verdict, cached=cached, nothing=cached <= tolerance)
+        tally = self._tallies.get(endpoint)
+        if tally is not None and advice is not None and advice.action is Action.PURGE:
+            tally.found_out = True
+        return advice
 
     def _count(self, endpoint: Endpoint, verdict: Verdict, difference: float) -> None:
         counters = self._counters.get(endpoint)
@@ -132,6 +241,7 @@ class CacheCheck:
         self._calibrations.drop(endpoint.row)
         self._tell_cached.discard(endpoint.row)
         self._counters.pop(endpoint, None)
+        self._tallies.pop(endpoint, None)
 
     def _tolerance(self, row: int, match: PrefixMatch, prompt_tokens: int) -> float:
         """Tokens: a block of ours and one of the engine's, as only whole ones count; and a tenth of the prompt, as the bytes of

@@ -181,11 +181,16 @@ class ApproxPrefixCacheProducer(DataProducer, PreRequest, ResponseComplete, Endp
                 else:
                     self._index.undo(endpoint.row, unsettled)
                     self._size.set(len(self._index))
-        if served and prompts.verifiable and response.usage is not None:
-            [(endpoint, _)] = prompts.learned
-            advice = self._check.compare(endpoint, prompts.match, response)
-            if advice is not None:
-                self._follow(endpoint, advice)
+        if not served:
+            return
+        if len(prompts.learned) > 1:  # prefill elsewhere: nobody says whose tokens were cached
+            for endpoint, _ in prompts.learned:
+                self._check.spoil(endpoint)
+            return
+        [(endpoint, _)] = prompts.learned
+        advice = self._check.compare(endpoint, prompts.match, response, exact=prompts.verifiable)
+        if advice is not None:
+            self._follow(endpoint, advice)
 
     def endpoint_added(self, endpoint: Endpoint) -> None:
         self._forget(endpoint)

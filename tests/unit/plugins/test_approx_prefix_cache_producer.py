@@ -8,7 +8,9 @@ import pytest
 
 from epp.api import (
     CACHE_BLOCK_SIZE,
+    CACHE_HIT_TOKENS,
     CACHE_NUM_BLOCKS,
+    METRICS_UPDATED_S,
     PREFIX_MATCH,
     Endpoint,
     Fleet,
@@ -312,6 +314,90 @@ def test_another_endpoint_in_the_same_row_starts_without_a_record() -> None:
     producer.endpoint_removed(gone)
     fleet.remove(gone)
     fleet.add(Endpoint("new", "10.0.0.9", 8000))
+
+    assert math.isnan(confidence(producer))
+
+
+# --- by the engine's metrics, where answers do not tell --------------------------------------------------------------------
+
+
+def send_many(producer: ApproxPrefixCacheProducer, count: int, *, found: int, response: Response) -> None:
+    """The same prompt again and again; the engine's page, read after each, shows `found` more tokens."""
+    fleet = producer.handle.fleet
+    endpoint = fleet.candidates().endpoints[0]
+    for _ in range(count):
+        hits = endpoint.attributes[CACHE_HIT_TOKENS]
+        assert isinstance(hits, float)
+        send(producer, make_request(LONG * 10), response=response)
+        endpoint.attributes[CACHE_HIT_TOKENS] = hits + found
+        fleet.columns[METRICS_UPDATED_S][endpoint.row] += 0.05
+
+
+def counting(**parameters: object) -> ApproxPrefixCacheProducer:
+    """Of one endpoint whose page shows a number of cached tokens."""
+    fleet = make_fleet(1, **{METRICS_UPDATED_S: [0.0]})
+    fleet.candidates().endpoints[0].attributes[CACHE_HIT_TOKENS] = 1000.0
+    return make(fleet, **parameters)
+
+
+@pytest.mark.parametrize(
+    "response", [ended(200), answered(None, prompt=3200)], ids=["no usage", "no cached tokens in it"]
+)
+def test_many_requests_are_compared_with_the_metrics(response: Response) -> None:
+    producer = counting()
+
+    send_many(producer, 1 + 15, found=3100, response=response)
+    assert math.isnan(confidence(producer))
+    send_many(producer, 1, found=3100, response=response)
+
+    assert confidence(producer) == 1
+
+
+def test_metrics_that_do_not_grow_prove_it_wrong() -> None:
+    producer = counting()
+    send_many(producer, 1 + 16 + 16 + 15, found=0, response=ended(200))
+    assert rows(producer, make_request(LONG * 10)) == [50]
+    send_many(producer, 1, found=0, response=ended(200))
+
+    assert confidence(producer) == 0
+    assert rows(producer, make_request(LONG * 10)) == [0]
+
+
+@pytest.mark.parametrize("response", [ended(200), answered(3000, prompt=3200)], ids=["no usage", "usage"])
+def test_metrics_that_begin_anew_are_a_restart(response: Response) -> None:
+    producer = counting()
+    send_many(producer, 5, found=3000, response=response)
+    producer.handle.fleet.candidates().endpoints[0].attributes[CACHE_HIT_TOKENS] = 0.0
+    send_many(producer, 1, found=0, response=response)
+
+    assert rows(producer, make_request(LONG * 10)) == [0]
+
+
+def test_a_restart_that_answers_have_shown_is_no_news_in_the_metrics() -> None:
+    producer = counting()
+    send_many(producer, 5, found=3000, response=answered(3000, prompt=3200))
+    send_many(producer, 4, found=0, response=answered(0, prompt=3200))  # the page is still the old one
+    producer.handle.fleet.candidates().endpoints[0].attributes[CACHE_HIT_TOKENS] = 0.0
+    send_many(producer, 1, found=0, response=answered(3000, prompt=3200))
+
+    assert rows(producer, make_request(LONG * 10)) == [50]
+
+
+def test_prompts_that_were_prefilled_elsewhere_begin_the_comparison_anew() -> None:
+    fleet = make_fleet(2, **{METRICS_UPDATED_S: [0.0, 0.0]})
+    fleet.candidates().endpoints[0].attributes[CACHE_HIT_TOKENS] = 1000.0
+    producer = make(fleet)
+    send_many(producer, 1 + 15, found=3100, response=ended(200))
+    send(producer, make_request(LONG * 10), row=0, response=ended(200), prefill=1)
+    send_many(producer, 1 + 15, found=3100, response=ended(200))
+
+    assert math.isnan(confidence(producer))
+
+
+def test_while_no_page_is_read_nothing_is_compared() -> None:
+    producer = counting()
+    for _ in range(100):
+        send(producer, make_request(LONG * 10), response=ended(200))
 
     assert math.isnan(confidence(producer))
 
