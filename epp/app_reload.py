@@ -194,8 +194,7 @@ def _hand_over(old: Pipeline, new: Pipeline) -> None:
         if before is plugin or not isinstance(plugin, StateKeeper) or not isinstance(before, type(plugin)):
             continue
         try:
-            state = b"".join(before.save_state())
-            plugin.load_state(memoryview(state), version=before.state_version)
+            plugin.take_over(before)
         # Third-party code: what it raises costs what it knew.
         except Exception:
             _log.exception("plugin %s starts anew: it cannot take over what it has learned", name)

@@ -14,7 +14,7 @@ import builtins
 import logging
 import random
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 import msgspec
 
@@ -315,6 +315,13 @@ class StateKeeper(Plugin):
         Called before the plugin is told of any endpoint. What it raises is reported, and it then goes on with nothing.
         """
         raise NotImplementedError
+
+    def take_over(self, predecessor: Self) -> None:
+        """Go on with what `predecessor` knows, whose place this plugin takes with other parameters.
+
+        Called before the plugin is told of any endpoint. Requests that began with the predecessor end there.
+        """
+        self.load_state(memoryview(b"".join(predecessor.save_state())), version=predecessor.state_version)
 
 
 class Background(Plugin):

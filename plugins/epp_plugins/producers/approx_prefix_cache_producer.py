@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Final
+from typing import Annotated, Final, Self
 
 import msgspec
 import numpy as np
@@ -101,6 +101,7 @@ class ApproxPrefixCacheProducer(DataProducer, PreRequest, ResponseComplete, Endp
         self._tune_at_s = -math.inf
         self._awaited: dict[str, bytes] = {}  # saved blocks by address, of endpoints that have not come back
         self._awaited_until_s = -math.inf
+        self._taken_over: set[Endpoint] = set()  # known to the predecessor, and not yet told of
         self._tuned = False  # an engine has told the block size
         self._set_block_size(params.block_size_tokens or params.block_size or _LEAST_TUNED_TOKENS)
         metrics = handle.metrics
@@ -193,6 +194,9 @@ class ApproxPrefixCacheProducer(DataProducer, PreRequest, ResponseComplete, Endp
             self._follow(endpoint, advice)
 
     def endpoint_added(self, endpoint: Endpoint) -> None:
+        if endpoint in self._taken_over:
+            self._taken_over.discard(endpoint)
+            return
         self._forget(endpoint)
         saved = self._awaited.pop(endpoint.host_port, None)
         if saved is not None and self.handle.clock() < self._awaited_until_s:
@@ -251,6 +255,13 @@ class ApproxPrefixCacheProducer(DataProducer, PreRequest, ResponseComplete, Endp
 
     # --- over a restart ------------------------------------------------------------------------------------------------------
 
+    def take_over(self, predecessor: Self) -> None:
+        """Go on with the very same index: requests that began before settle or undo what they brought."""
+        self._fit_saved_size(predecessor._block_size, tuned=predecessor._tuned)
+        self._index, self._check = predecessor._index, predecessor._check
+        self._awaited, self._awaited_until_s = predecessor._awaited, predecessor._awaited_until_s
+        self._taken_over = set(self._fleet.candidates())
+
     def save_state(self) -> Iterable[bytes]:
         if self.handle.clock() >= self._awaited_until_s:
             self._awaited.clear()
@@ -259,14 +270,17 @@ class ApproxPrefixCacheProducer(DataProducer, PreRequest, ResponseComplete, Endp
 
     def load_state(self, state: memoryview, *, version: int) -> None:
         snapshot = read_snapshot(state)
-        size = snapshot.block_size_tokens
-        if size != self._block_size:
-            if not (snapshot.tuned and self.params.auto_tune):
-                raise ValueError(f"its blocks have {size} tokens, not {self._block_size}")
-            self._use_block_size(size)
-        self._tuned = snapshot.tuned
+        self._fit_saved_size(snapshot.block_size_tokens, tuned=snapshot.tuned)
         self._awaited = dict(snapshot.blocks)
         self._awaited_until_s = self.handle.clock() + _AWAITED_S
+
+    def _fit_saved_size(self, tokens: int, *, tuned: bool) -> None:
+        """Use the size of blocks that are there already. Raises ValueError where parameters ask for another."""
+        if tokens != self._block_size:
+            if not (tuned and self.params.auto_tune):
+                raise ValueError(f"its blocks have {tokens} tokens, not {self._block_size}")
+            self._use_block_size(tokens)
+        self._tuned = tuned
 
     # --- fitting the engines -------------------------------------------------------------------------------------------------
 

@@ -446,6 +446,25 @@ def test_an_endpoint_that_never_comes_back_is_saved_for_a_while_and_then_dropped
     assert rows(again, make_request(BLOCK * 3)) == [0]
 
 
+def test_a_successor_goes_on_with_the_same_index_and_its_requests() -> None:
+    fleet = make_fleet(2)
+    before = taught(fleet)
+    under_way = make_request(BLOCK * 6)
+    send(before, under_way, row=0)
+    after = make(fleet, lruCapacityPerServer=100)
+    after.take_over(before)
+    for endpoint in fleet.candidates():
+        after.endpoint_added(endpoint)
+
+    assert rows(after, make_request(BLOCK * 6)) == [6, 2]
+    before.response_complete(under_way, ended(503))
+    assert rows(after, make_request(BLOCK * 6)) == [3, 2]
+    gone = fleet.candidates().endpoints[0]
+    for producer in (before, after):
+        producer.endpoint_removed(gone)
+    assert rows(after, make_request(BLOCK * 6)) == [0, 2]
+
+
 def test_blocks_of_another_size_are_refused() -> None:
     state = saved(taught(make_fleet(2), autoTune=False, blockSizeTokens=32))
 
