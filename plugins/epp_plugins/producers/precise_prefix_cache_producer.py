@@ -293,12 +293,16 @@ class PrecisePrefixCacheProducer(DataProducer, PreRequest, ResponseComplete, End
             if asked.expected is not None:
                 self._take_back(asked.expected)
             return
-        if asked.sent is not None and response.usage is not None:
+        if asked.sent is not None:
             self._compare(*asked.sent, response)
+        elif request.result is not None:
+            for profile in request.result.profiles.values():
+                if profile is not None and profile.endpoints:
+                    self._check.spoil(profile.endpoints[0])
 
     def _compare(self, endpoint: Endpoint, match: PrefixMatch, response: Response) -> None:
         """What the engine says it had cached, with what its events said before."""
-        advice = self._check.compare(endpoint, match, response)
+        advice = self._check.compare(endpoint, match, response, exact=True)
         if advice is None:
             return
         before = len(self._index)
