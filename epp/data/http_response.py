@@ -38,11 +38,24 @@ class _State(enum.Enum):
     UNTIL_END = enum.auto()
 
 
+class _Head(msgspec.Struct, frozen=True):
+    """What a response head says: the status, where the body ends (None: another head follows), its length, its encoding."""
+
+    status: int
+    keep_alive: bool
+    gzip: bool
+    body: _State | None
+    length: int = 0
+
+
 class ResponseReader:
     """Feed it what arrives. After each response it is ready for the next one."""
 
     def __init__(self, *, max_body_bytes: int) -> None:
         self._max_body_bytes = max_body_bytes
+        # A server's heads are mostly the same, so the last one is not read again.
+        self._known_head = b""
+        self._head: _Head | None = None
         self._reset()
 
     def _reset(self) -> None:
@@ -120,52 +133,17 @@ class ResponseReader:
                 raise HttpError(f"not an HTTP response: it begins with {self._buffer[begin : begin + 16]!r}")
             return False
         self._at = end + 4
-        self._read_fields(self._buffer[begin:end].decode("latin-1").split("\r\n"))
+        text = self._buffer[begin:end]
+        head = self._head
+        if head is None or text != self._known_head:
+            self._head = head = _parse_head(text.decode("latin-1").split("\r\n"))
+            self._known_head = text
+        self._status, self._keep_alive, self._gzip = head.status, head.keep_alive, head.gzip
+        if head.body is not None:
+            self._needed = head.length
+            self._check_size(head.length)
+            self._state = head.body
         return True
-
-    def _read_fields(self, lines: list[str]) -> None:
-        version, _, rest = lines[0].partition(" ")
-        code = rest[:3]
-        if version not in ("HTTP/1.1", "HTTP/1.0") or not (code.isascii() and code.isdigit() and len(code) == 3):
-            raise HttpError(f"bad status line {lines[0][:80]!r}")
-        self._status = int(code)
-        fields: dict[str, str] = {}
-        for line in lines[1:]:
-            name, colon, value = line.partition(":")
-            if not colon:
-                raise HttpError(f"bad header line {line[:80]!r}")
-            name, value = name.lower(), value.strip(" \t")
-            if name == "content-length" and fields.get(name, value) != value:
-                raise HttpError("two different content lengths")
-            fields[name] = value
-        connection = fields.get("connection", "").lower()
-        self._keep_alive = "close" not in connection and (version == "HTTP/1.1" or "keep-alive" in connection)
-        self._gzip = _is_gzip(fields.get("content-encoding", ""))
-        self._choose_body(fields)
-
-    def _choose_body(self, fields: dict[str, str]) -> None:
-        """RFC 9112 section 6.3, for a response to GET."""
-        if 100 <= self._status < 200:
-            if self._status == 101:
-                raise HttpError("the server switched protocols")
-            return  # an interim response: another head follows
-        encoding = fields.get("transfer-encoding", "").lower()
-        length = fields.get("content-length")
-        if self._status in (204, 304):
-            self._state = _State.LENGTH
-        elif encoding:
-            if encoding != "chunked":
-                raise HttpError(f"unknown transfer encoding {encoding[:40]!r}")
-            self._state = _State.CHUNK_LINE
-        elif length is not None:
-            if not (length.isascii() and length.isdigit()) or len(length) > 15:
-                raise HttpError(f"bad content length {length[:40]!r}")
-            self._needed = int(length)
-            self._check_size(self._needed)
-            self._state = _State.LENGTH
-        else:
-            self._keep_alive = False
-            self._state = _State.UNTIL_END
 
     def _read_length(self) -> HttpResponse | None:
         end = self._at + self._needed
@@ -224,6 +202,46 @@ class ResponseReader:
         response = HttpResponse(self._status, body, self._keep_alive)
         self._reset()
         return response
+
+
+def _parse_head(lines: list[str]) -> _Head:
+    version, _, rest = lines[0].partition(" ")
+    code = rest[:3]
+    if version not in ("HTTP/1.1", "HTTP/1.0") or not (code.isascii() and code.isdigit() and len(code) == 3):
+        raise HttpError(f"bad status line {lines[0][:80]!r}")
+    fields: dict[str, str] = {}
+    for line in lines[1:]:
+        name, colon, value = line.partition(":")
+        if not colon:
+            raise HttpError(f"bad header line {line[:80]!r}")
+        name, value = name.lower(), value.strip(" \t")
+        if name == "content-length" and fields.get(name, value) != value:
+            raise HttpError("two different content lengths")
+        fields[name] = value
+    connection = fields.get("connection", "").lower()
+    keep_alive = "close" not in connection and (version == "HTTP/1.1" or "keep-alive" in connection)
+    return _head_with_body(int(code), fields, keep_alive=keep_alive)
+
+
+def _head_with_body(status: int, fields: dict[str, str], *, keep_alive: bool) -> _Head:
+    """RFC 9112 section 6.3, for a response to GET."""
+    gzip = _is_gzip(fields.get("content-encoding", ""))
+    if 100 <= status < 200:
+        if status == 101:
+            raise HttpError("the server switched protocols")
+        return _Head(status, keep_alive, gzip, None)  # an interim response
+    if status in (204, 304):
+        return _Head(status, keep_alive, gzip, _State.LENGTH)
+    if encoding := fields.get("transfer-encoding", "").lower():
+        if encoding != "chunked":
+            raise HttpError(f"unknown transfer encoding {encoding[:40]!r}")
+        return _Head(status, keep_alive, gzip, _State.CHUNK_LINE)
+    length = fields.get("content-length")
+    if length is None:
+        return _Head(status, False, gzip, _State.UNTIL_END)
+    if not (length.isascii() and length.isdigit()) or len(length) > 15:
+        raise HttpError(f"bad content length {length[:40]!r}")
+    return _Head(status, keep_alive, gzip, _State.LENGTH, int(length))
 
 
 def _is_gzip(encoding: str) -> bool:

@@ -12,8 +12,9 @@ from typing import Final
 import msgspec
 
 from epp.data.engines import Engine
+from epp.data.follow import Follower
 from epp.data.metric_spec import MetricSpec
-from epp.data.scan import Sample, Scanner, distinct, parse_labels
+from epp.data.scan import Sample, distinct, parse_labels
 
 _MAX_LORA: Final = "max_lora"
 _RUNNING_LORA: Final = "running_lora_adapters"
@@ -39,7 +40,7 @@ class CacheInfo(msgspec.Struct, frozen=True):
     num_blocks: int | None = None
 
 
-class Reading(msgspec.Struct):
+class Reading(msgspec.Struct, frozen=True):
     """One page's values. None: the page does not say, or what it says cannot be read; keep what was known before."""
 
     waiting_requests: float | None = None
@@ -57,29 +58,41 @@ class Reading(msgspec.Struct):
 
 _NO_LORA: Final = LoraInfo()
 _NO_CACHE: Final = CacheInfo()
+_NO_SAMPLES: Final[list[Sample]] = []
 _MAX_REMEMBERED: Final = 256
 
 
 class PageReader:
-    """Reads the pages of one endpoint. Remembers the labels it has parsed, because most are the same on the next page."""
+    """Reads the pages of one endpoint, and works out again only what has changed since the page before."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self._scanner = Scanner(engine.families)
+        self._follower = Follower(engine.families)
         self._remembered: dict[bytes, dict[str, str] | None] = {}
+        self._found: _Found = {}
+        self._reading: Reading | None = None
 
     def read(self, page: bytes) -> Reading:
-        found = self._scanner.scan(page)
-        engine = self.engine
+        """The same object as before when the page says the same."""
+        before, found = self._found, self._follower.scan(page)
+        if self._reading is not None and found is before:
+            return self._reading
+        engine, last = self.engine, self._reading
         kv_usage = self._mean(engine.kv_usage, found)
-        return Reading(
+        same_lora = last is not None and _same(found, before, engine.lora)
+        same_cache = last is not None and all(
+            _same(found, before, spec) for spec in (engine.cache_info, engine.cache_block_size, engine.cache_num_blocks)
+        )
+        self._found = found
+        self._reading = Reading(
             waiting_requests=self._sum(engine.waiting, found),
             running_requests=self._sum(engine.running, found),
             kv_cache_usage=None if kv_usage is None else min(kv_usage, 1.0),
-            lora=self._lora(found),
-            cache=self._cache(found),
+            lora=last.lora if last is not None and same_lora else self._lora(found),
+            cache=last.cache if last is not None and same_cache else self._cache(found),
             custom=self._custom(found) if engine.custom else (),
         )
+        return self._reading
 
     def _labels(self, text: bytes) -> dict[str, str] | None:
         if text in self._remembered:
@@ -151,6 +164,11 @@ class PageReader:
         return CacheInfo(
             _count(block_sizes[0]) if block_sizes else None, None if num_blocks is None else _count(num_blocks)
         )
+
+
+def _same(found: _Found, before: _Found, spec: MetricSpec | None) -> bool:
+    """Nothing about the family of `spec` has changed: a follower hands the same list out then."""
+    return spec is None or found.get(spec.family, _NO_SAMPLES) is before.get(spec.family, _NO_SAMPLES)
 
 
 def _lora_info(labels: Mapping[str, str]) -> LoraInfo:

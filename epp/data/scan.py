@@ -11,12 +11,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable
-from typing import Final, TypeAlias
+from itertools import takewhile
+from typing import Final, NamedTuple, TypeAlias
 
 # Labels as they stand on the page (no braces), value, timestamp (milliseconds or seconds; 0 when there is none).
 Sample: TypeAlias = tuple[bytes, float, float]
 
 _NAME_CHARS: Final = rb"[a-zA-Z0-9_:]"
+_NAME_CHAR: Final = re.compile(_NAME_CHARS)
 _QUOTED: Final = rb'"(?:[^"\\\n]++|\\[^\n])*+"'
 _NUMBER: Final = rb"[+-]?(?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)(?:[eE][+-]?[0-9]++)?"
 
@@ -32,12 +34,24 @@ _ESCAPE: Final = re.compile(rb"\\(.)", re.DOTALL)
 _ESCAPED: Final = {b"n": b"\n", b'"': b'"', b"\\": b"\\"}
 
 
+class Line(NamedTuple):
+    """A line of a wanted family: where it begins (its line break included), where the family's name ends, which one it is."""
+
+    begin: int
+    name_end: int
+    family: str
+
+
 class Scanner:
     """Scans pages for the samples of the given families (sample names, to be exact)."""
 
     def __init__(self, families: Iterable[str]) -> None:
         names = sorted({f.encode() for f in families})
-        choice = rb"[ \t]*+(" + b"|".join(map(re.escape, names)) + rb")(?!" + _NAME_CHARS + rb")"
+        # What all names begin with is matched once, not once for each name.
+        common = _common_beginning(names)
+        endings = b"|".join(re.escape(name[len(common) :]) for name in names)
+        choice = rb"[ \t]*+(" + re.escape(common) + b"(?:" + endings + b"))"
+        choice += rb"(?!" + _NAME_CHARS + rb")"
         self._families = {n: n.decode() for n in names}
         self._at_start = re.compile(choice)
         self._after_newline = re.compile(rb"\n" + choice)
@@ -48,28 +62,50 @@ class Scanner:
         Values that are not finite are left out: they say that there is nothing to report.
         """
         found: dict[str, list[Sample] | None] = {}
-        if not self._families:
-            return found
-        first = self._at_start.match(page)
-        if first is not None:
-            self._take(page, first, found)
-        for match in self._after_newline.finditer(page):
-            self._take(page, match, found)
+        line = self.next_line(page, 0)
+        while line is not None:
+            samples = found.setdefault(line.family, [])
+            if samples is not None:
+                try:
+                    sample = sample_at(page, line.name_end)
+                except ValueError:
+                    found[line.family] = None
+                else:
+                    if sample is not None:
+                        samples.append(sample)
+            line = self.next_line(page, line.name_end)
         return found
 
-    def _take(self, page: bytes, match: re.Match[bytes], found: dict[str, list[Sample] | None]) -> None:
-        family = self._families[match[1]]
-        samples = found.setdefault(family, [])
-        if samples is None:
-            return
-        rest = _REST.match(page, match.end())
-        if rest is None:
-            found[family] = None
-            return
-        labels, number, timestamp = rest.groups()
-        value = float(number)
-        if math.isfinite(value):
-            samples.append((labels or b"", value, float(timestamp) if timestamp else 0.0))
+    def next_line(self, page: bytes, position: int) -> Line | None:
+        """The first line of a wanted family that begins at `position` (0, or that of a line break) or behind it."""
+        if not self._families:
+            return None
+        match = (self._at_start.match(page) if position == 0 else None) or self._after_newline.search(page, position)
+        return None if match is None else Line(match.start(), match.end(), self._families[match[1]])
+
+
+def _common_beginning(names: list[bytes]) -> bytes:
+    """What all of `names`, which are sorted, begin with."""
+    if not names:
+        return b""
+    first, last = names[0], names[-1]
+    same = takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
+    return first[: sum(1 for _ in same)]
+
+
+def sample_at(page: bytes, name_end: int) -> Sample | None:
+    """The sample whose name ends at `name_end`; None when its value is not finite. Raises ValueError for no sample."""
+    rest = _REST.match(page, name_end)
+    if rest is None:
+        raise ValueError("not a sample")
+    labels, number, timestamp = rest.groups()
+    value = float(number)
+    return (labels or b"", value, float(timestamp) if timestamp else 0.0) if math.isfinite(value) else None
+
+
+def continues_name(text: bytes) -> bool:
+    """`text`, right behind a family's name, makes it another name."""
+    return _NAME_CHAR.match(text) is not None
 
 
 def parse_labels(text: bytes) -> dict[str, str] | None:

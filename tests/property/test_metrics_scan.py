@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 from hypothesis import example, given, settings
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from epp.data.engines import load_engines
+from epp.data.follow import Follower
 from epp.data.http_response import HttpError, ResponseReader
 from epp.data.metric_spec import MetricSpecError, parse_spec
 from epp.data.page import PageReader
@@ -25,6 +27,11 @@ FAMILIES = (
     "llamacpp:requests_deferred",
     "llamacpp:requests_processing",
     "nv_trt_llm_request_metrics",
+    "sglang:num_queue_reqs",
+    "sglang:num_running_reqs",
+    "sglang:token_usage",
+    "trtllm_num_requests_waiting",
+    "trtllm_kv_cache_utilization",
 )
 
 
@@ -103,6 +110,44 @@ def test_no_number_differs_from_the_reference_parsers(page: bytes) -> None:
         series = None if samples is None else distinct(samples)
         if series is not None:
             assert {frozenset(labels.items()): value for labels, value in series} == expected.get(family, {})
+
+
+@given(st.lists(st.one_of(mutated(), st.sampled_from(SEEDS), st.binary(max_size=40)), min_size=2, max_size=6))
+@settings(max_examples=400, deadline=None)
+@example([b"f_x 1\nvllm:num_requests_waiting 1\n", b"f_x 1\nvllm:num_requests_waiting_by_reason 1\n"])
+@example([b"vllm:num_requests_waiting 1", b"\nvllm:num_requests_waiting 1", b" vllm:num_requests_waiting 1 2"])
+def test_following_a_server_finds_what_scanning_each_page_finds(pages: list[bytes]) -> None:
+    follower, scanner = Follower(FAMILIES), Scanner(FAMILIES)
+
+    for page in pages:
+        found = follower.scan(page)
+
+        assert found == scanner.scan(page)
+        assert follower.scan(page) is found
+
+
+@given(st.data())
+@settings(max_examples=300, deadline=None)
+def test_following_small_changes_finds_what_scanning_finds(data: st.DataObject) -> None:
+    """As a server goes on: the same page with another number here, a series more or fewer there."""
+    page = data.draw(st.sampled_from(SEEDS))
+    follower, scanner = Follower(FAMILIES), Scanner(FAMILIES)
+    follower.scan(page)
+    for _ in range(data.draw(st.integers(1, 5))):
+        lines = page.splitlines(keepends=True)
+        at = data.draw(st.integers(0, len(lines) - 1))
+        match data.draw(st.integers(0, 3)):
+            case 0:
+                lines[at] = re.sub(rb"[0-9.]+(?=\r?\n?$)", b"%d" % data.draw(st.integers(0, 999)), lines[at])
+            case 1:
+                del lines[at]
+            case 2:
+                lines.insert(at, lines[data.draw(st.integers(0, len(lines) - 1))])
+            case _:
+                lines[at] = data.draw(PIECES) + lines[at]
+        page = b"".join(lines) or b"\n"
+
+        assert follower.scan(page) == scanner.scan(page)
 
 
 def test_the_unchanged_pages_are_read_completely() -> None:
