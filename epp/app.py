@@ -13,19 +13,15 @@ from collections.abc import Callable, Collection, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
-
 from epp import version
 from epp.api import ConfigError, Plugin, host_port
+from epp.app_collecting import Collecting, make_collecting
 from epp.app_reload import Reloader
 from epp.cli.http2_limits import limits
 from epp.cli.options import NO_KUBERNETES, NO_SOURCE, RunOptions, Source, Transport, UsageError
 from epp.config import Environment, Loaded, Pipeline, Registry, build, describe, load_default, load_file, load_text
 from epp.config.resolved import DataLayer
-from epp.data.collector import Collector
 from epp.data.datastore import Datastore
-from epp.data.engines import EngineConfig, Engines, load_engines, override_engine
-from epp.data.metrics_source import MetricsSource
 from epp.director.director import Director
 from epp.director.encoding import Encodings
 from epp.discovery.config_file import ConfigFileWatch
@@ -119,7 +115,9 @@ class Service:
             decisions=Decisions(self.datastore.fleet, clock, keep=options.explain_decisions),
             explain_header=options.explain_header,
         )
-        self._collector = self._make_collector(pipeline)
+        self._collecting: Collecting = make_collecting(
+            options, pipeline, self.datastore.fleet, clock=clock, rng=self._random
+        )
         self._file_discovery = self._make_file_discovery(pipeline)
         self._reloader = Reloader(self.director, self.registry, self.environment)
         self._config_watch = self._make_config_watch(loaded)
@@ -132,6 +130,7 @@ class Service:
         self.recorder.config_loaded(pipeline.config_hash)
         self.recorder.watch_fleet(self.datastore.fleet, clock, options.metrics_staleness_threshold_s, pool)
         self.recorder.watch_scrapes(self._scrape_counts)
+        self.recorder.watch_sources(self._collecting.errors)
         self._check_source()
 
     # --- running -----------------------------------------------------------------------------------------------------
@@ -142,7 +141,8 @@ class Service:
         pipeline = self.director.pipeline
         if self._state_dir is not None:
             await self._load_state(self._state_dir)
-        self.datastore.add_listener(self._collector)
+        for collector in self._collecting.collectors:
+            self.datastore.add_listener(collector)
         self._reloader.start_background()
         for listener in pipeline.endpoint_listeners:
             self.datastore.add_listener(listener)
@@ -222,7 +222,7 @@ class Service:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._collector.close()
+        await self._collecting.close()
         self._reloader.stop_background()
         await self.outside.close()
         if self._http is not None:  # what never served has nothing to report but its error
@@ -285,62 +285,6 @@ class Service:
             return None
         pool = Pool(options.pool_name, namespace=options.pool_namespace, group=options.pool_group)
         return ObjectDiscovery(options.objects_dir, self.datastore, pool)
-
-    def _make_collector(self, pipeline: Pipeline) -> Collector:
-        options = self._options
-        source = _first_of_type(pipeline, "metrics-data-source")
-        extractor = _first_of_type(pipeline, "core-metrics-extractor")
-        interval_s = options.refresh_metrics_interval_s
-        if source is not None:
-            interval_s = max(interval_s, getattr(source, "interval_s", 0.0))
-        return Collector(
-            self.datastore.fleet,
-            self._engines(extractor),
-            clock=self._clock,
-            source=self._metrics_source(source),
-            interval_s=interval_s,
-            rng=self._random,
-        )
-
-    def _engines(self, extractor: Plugin | None) -> Engines:
-        if extractor is None:
-            engines = load_engines()
-        else:
-            params = extractor.params
-            configs = [msgspec.convert(msgspec.to_builtins(c), EngineConfig) for c in params.engine_configs]
-            engines = load_engines(configs, default_engine=params.default_engine, label_key=params.engine_label_key)
-        specs = self._options.metric_specs
-        overridden = override_engine(
-            engines.default,
-            queued=specs.waiting_requests,
-            running=specs.running_requests,
-            kv_usage=specs.kv_cache_usage,
-            lora=specs.lora_info,
-            cache_info=specs.cache_info,
-        )
-        return engines.with_default(overridden) if overridden != engines.default else engines
-
-    def _metrics_source(self, plugin: Plugin | None) -> MetricsSource:
-        options = self._options
-        if plugin is not None and _is_default(plugin):
-            plugin = None
-        if plugin is None:
-            return MetricsSource(
-                scheme="https" if options.model_server_metrics_scheme == "https" else "http",
-                path=options.model_server_metrics_path if options.model_server_metrics_path != "/metrics" else None,
-                port=options.model_server_metrics_port or None,
-                insecure_skip_verify=options.model_server_metrics_insecure_skip_verify,
-            )
-        params = plugin.params
-        return MetricsSource(
-            scheme=params.scheme,
-            path=params.path if params.path != "/metrics" else None,
-            port=params.port or None,
-            insecure_skip_verify=params.insecure_skip_verify,
-            ca_cert_path=params.ca_cert_path,
-            client_cert_path=params.client_cert_path,
-            client_key_path=params.client_key_path,
-        )
 
     def _make_certificate(self) -> Certificate | None:
         options = self._options
@@ -413,7 +357,7 @@ class Service:
         )
 
     def _scrape_counts(self) -> Iterator[tuple[str, str, float]]:
-        for status in self._collector.statuses():
+        for status in self._collecting.statuses():
             yield status.endpoint.name, "ok", status.scrapes
             yield status.endpoint.name, "failed", status.failures
 
@@ -425,14 +369,6 @@ class Service:
                 _log.exception("%s has stopped", name)
 
         self._tasks.append(asyncio.get_running_loop().create_task(guarded(), name=name))
-
-
-def _first_of_type(pipeline: Pipeline, type_name: str) -> Plugin | None:
-    return next((p for p in pipeline.plugins.values() if p.type == type_name), None)
-
-
-def _is_default(plugin: Plugin) -> bool:
-    return bool(plugin.params == type(plugin).Params())
 
 
 def _discovery_plugin(pipeline: Pipeline) -> Plugin | None:

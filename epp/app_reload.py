@@ -15,6 +15,7 @@ from typing import Final
 
 from epp.api import Background, EndpointListener, StateKeeper
 from epp.config import Environment, InvalidConfig, Loaded, Pipeline, Registry, Severity, build, resolved_of
+from epp.config.roles import METRICS_EXTRACTOR, METRICS_SOURCE
 from epp.director.director import Director
 from epp.observability.bodies import log_needs
 from epp.observability.logs import INFO, log_event
@@ -28,9 +29,14 @@ def startup_parts(pipeline: Pipeline) -> dict[str, object]:
     """What the service reads of a configuration once, when it starts: by name, something to compare."""
     resolved = resolved_of(pipeline)
     parts: dict[str, object] = {}
-    for type_name in ("metrics-data-source", "core-metrics-extractor"):
+    for type_name in (METRICS_SOURCE, METRICS_EXTRACTOR):
         spec = next((s for s in resolved.plugins.values() if s.type == type_name), None)
         parts[type_name] = spec and spec.params
+    parts["dataLayer.sources"] = [
+        [(resolved.plugins[name].type, resolved.plugins[name].params) for name in (source.source, *source.extractors)]
+        for source in resolved.data_layer.sources
+        if resolved.plugins[source.source].type != METRICS_SOURCE
+    ]
     discovery = resolved.data_layer.discovery
     spec = resolved.plugins[discovery] if discovery else None
     parts["dataLayer.discovery"] = spec and (spec.type, spec.params)

@@ -18,6 +18,8 @@ ENCODER_MATCH: Final = "EncoderCacheMatchInfo"  # EncoderMatch
 SESSION_ID: Final = "SessionID"  # str; absent where the request has none
 AGENT_IDENTITY: Final = "agent-identity"  # str; absent where the request has none
 
+MODELS: Final = "/v1/models"  # attribute of an endpoint: tuple[ServedModel, ...]
+
 # A key of its own, without a producer: the endpoint that a profile handler chose for an earlier stage of the request.
 PEER_ENDPOINT: Final = "peer-endpoint"
 
@@ -123,3 +125,10 @@ class EncoderMatch(msgspec.Struct, frozen=True):
 
     matched_size: Floats
     total_size: float
+
+
+class ServedModel(msgspec.Struct, frozen=True):
+    """A model that a server says it serves. `parent` is the base model of an adapter, empty for any other."""
+
+    id: str
+    parent: str = ""

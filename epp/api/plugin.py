@@ -14,7 +14,7 @@ import builtins
 import logging
 import random
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar
 
 import msgspec
 
@@ -280,6 +280,47 @@ class ResponseComplete(Plugin):
     """Runs exactly once for each request that got a destination, however it ends: see `response.termination`."""
 
     def response_complete(self, request: Request, response: Response) -> None:
+        raise NotImplementedError
+
+
+# --- what is known about endpoints ---------------------------------------------------------------------------------------
+
+
+class Fetch(msgspec.Struct, frozen=True, kw_only=True):
+    """What to get from every endpoint, by HTTP GET, and how often."""
+
+    path: str
+    scheme: Literal["http", "https"] = "http"
+    port: int = 0  # 0: that of the endpoint's metrics
+    interval_s: float = 0.0  # 0: the service's own interval of reading metrics
+    insecure_skip_verify: bool = True
+    ca_cert_path: str = ""
+    client_cert_path: str = ""
+    client_key_path: str = ""
+    bearer_token_path: str = ""
+    accept: str = "*/*"
+    max_body_bytes: int = 16 << 20
+    address_label: str = ""  # labels of an endpoint that, where it has them, say where to fetch instead
+    port_label: str = ""
+
+
+class DataSource(Plugin):
+    """Says what is fetched from every endpoint. The service fetches it, and hands it to the extractors of the source."""
+
+    def fetch(self) -> Fetch:
+        """Asked once, at the start."""
+        raise NotImplementedError
+
+
+class Extractor(Plugin):
+    """Reads what a data source has fetched, and keeps what it says in `endpoint.attributes`."""
+
+    def extract(self, endpoint: Endpoint, body: bytes) -> None:
+        """Raises ValueError for a body that it cannot use; the message says why."""
+        raise NotImplementedError
+
+    def forget(self, endpoint: Endpoint) -> None:
+        """What was extracted is too old: take it away."""
         raise NotImplementedError
 
 

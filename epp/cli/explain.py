@@ -224,13 +224,20 @@ def _row(
         _plain(endpoint["name"]),
         "-" if endpoint["total"] is None else f"{endpoint['total']:.3f}",
         *(f"{scores[s['name']]['raw']:.2f}" if s["name"] in scores else "-" for s in scorers),
-        *(f"{fact[name]:g}" if name in fact else "-" for name in ("waiting", "running")),
-        f"{fact['kv_cache_usage']:.0%}" if "kv_cache_usage" in fact else "-",
+        *(_number(fact, name, "g") for name in ("waiting", "running")),
+        _number(fact, "kv_cache_usage", ".0%"),
         f"{fact['in_flight']:g}" if "in_flight" in fact else "-",
         "-" if matched is None else f"{matched:g}/{blocks}",
-        "never" if age_s is None else f"{age_s:.2f} s",
+        "unknown" if age_s is None else f"{age_s:.2f} s",
         "chosen" if endpoint["chosen"] else _plain(endpoint["why_not"]),
     ]
+
+
+def _number(fact: Mapping[str, Any], name: str, shape: str) -> str:
+    """`?` for what the picker did not know."""
+    if name not in fact:
+        return "-"
+    return "?" if fact[name] is None else format(fact[name], shape)
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:

@@ -137,6 +137,8 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     refresh_metrics_interval_s: float = 0.05
     refresh_prometheus_metrics_interval_s: float = 5.0
     metrics_staleness_threshold_s: float = 2.0
+    stale_metrics: str = "unknown"
+    idle_metrics_interval_s: float = 0.0
 
     verbosity: int = 2
     log_format: str = "auto"
@@ -267,7 +269,22 @@ GROUPS: Final = (
         "Metrics of model servers",
         (
             duration("refresh-metrics-interval", 0.05, "time between readings of an endpoint; at least 50ms"),
-            duration("metrics-staleness-threshold", 2.0, "older metrics do not count in the pool's averages"),
+            duration(
+                "metrics-staleness-threshold",
+                2.0,
+                "older metrics are not used, and do not count in the pool's averages; at least three readings",
+            ),
+            choice(
+                "stale-metrics",
+                "unknown",
+                "what older metrics are: unknown, which is worse than any load; or keep, used as they were",
+                ("unknown", "keep"),
+            ),
+            duration(
+                "idle-metrics-interval",
+                0.0,
+                "longest time between readings of an endpoint where nothing is under way; 0: as of others",
+            ),
             duration(
                 "refresh-prometheus-metrics-interval",
                 5.0,
@@ -432,6 +449,7 @@ def _check_ranges(options: RunOptions) -> None:
     times: dict[str, Any] = {
         "drain-timeout": options.drain_timeout_s,
         "metrics-staleness-threshold": options.metrics_staleness_threshold_s,
+        "idle-metrics-interval": options.idle_metrics_interval_s,
     }
     for flag, seconds in times.items():
         if seconds < 0:

@@ -7,7 +7,10 @@ from typing import Final
 from epp.api import (
     Admitter,
     DataProducer,
+    DataSource,
     Decider,
+    EndpointListener,
+    Extractor,
     Filter,
     Parser,
     Picker,
@@ -24,17 +27,12 @@ from epp.api import (
     Screener,
 )
 
-# The data layer has no extension points in epp.api: its types are served by the service's own collector and discovery, and
-# plugins that want to know of endpoints are told of them whether or not a source lists them.
-DATA_SOURCES: Final = frozenset({"metrics-data-source", "endpoint-notification-source"})
-EXTRACTORS: Final = frozenset(
-    {
-        "core-metrics-extractor",
-        "precise-prefix-cache-producer",
-        "precise-prefix-cache-scorer",
-        "mm-embeddings-cache-producer",
-    }
-)
+# Types of the data layer whose work is done by the service's own rooms, and those that are told of endpoints.
+METRICS_SOURCE: Final = "metrics-data-source"
+ENDPOINT_NOTIFICATIONS: Final = "endpoint-notification-source"
+METRICS_EXTRACTOR: Final = "core-metrics-extractor"
+DATA_SOURCES: Final = frozenset({METRICS_SOURCE, ENDPOINT_NOTIFICATIONS})
+EXTRACTORS: Final = frozenset({METRICS_EXTRACTOR, "topology-extractor"})
 DISCOVERIES: Final = frozenset({"file-discovery"})
 
 _WORDS: Final[tuple[tuple[type[Plugin], str], ...]] = (
@@ -54,6 +52,8 @@ _WORDS: Final[tuple[tuple[type[Plugin], str], ...]] = (
     (ResponseStreaming, "response hook"),
     (ResponseEnding, "response hook"),
     (ResponseComplete, "response hook"),
+    (DataSource, "data source"),
+    (Extractor, "extractor"),
 )
 
 # The order in which the extension points of one request are called.
@@ -85,6 +85,17 @@ def words_for(cls: type[Plugin], type_name: str) -> str:
                 words.append(word)
     text = " and ".join(words) or "plugin of another kind"
     return f"{'an' if text[0] in 'aeiou' else 'a'} {text}"
+
+
+def is_data_source(cls: type[Plugin], type_name: str) -> bool:
+    return issubclass(cls, DataSource) or type_name in DATA_SOURCES
+
+
+def can_extract(cls: type[Plugin], type_name: str, *, source_type: str) -> bool:
+    """Plugins of `type_name` can be told what a source of `source_type` has to say."""
+    if source_type == ENDPOINT_NOTIFICATIONS:
+        return issubclass(cls, EndpointListener)
+    return issubclass(cls, Extractor) or (type_name == METRICS_EXTRACTOR and source_type == METRICS_SOURCE)
 
 
 def publishes_at(cls: type[Plugin]) -> int:

@@ -10,13 +10,11 @@ from epp.config.flow_control import POLICY_TYPES
 from epp.config.model import FlowControl, Reference, SourceEntry
 from epp.config.problems import Place, did_you_mean
 from epp.config.resolved import DataLayer, SourceSpec
-from epp.config.roles import DATA_SOURCES, DISCOVERIES, EXTRACTORS, words_for
+from epp.config.roles import DISCOVERIES, METRICS_EXTRACTOR, METRICS_SOURCE, can_extract, is_data_source, words_for
 
 # The last one takes every path that no other claims, so it has to be the last.
 DEFAULT_PARSERS: Final = ("openai-parser", "anthropic-parser", "vllmhttp-parser", "passthrough-parser")
 DEFAULT_DETECTOR: Final = "utilization-detector"
-METRICS_SOURCE: Final = "metrics-data-source"
-METRICS_EXTRACTOR: Final = "core-metrics-extractor"
 IN_FLIGHT_PRODUCER: Final = "inflight-load-producer"
 
 
@@ -69,7 +67,7 @@ def resolve_data_layer(draft: Draft) -> DataLayer:
             sources.insert(0, SourceSpec(source.name, (extractor.name,)))
     discovery = entry.discovery
     if discovery is not None:
-        _look_up_type(draft, discovery, DISCOVERIES, "a discovery")
+        _look_up_discovery(draft, discovery)
     if not sources and not draft.broken:
         message = "there is no data source: scorers see no metrics of model servers"
         draft.problems.warning(Place("dataLayer.sources"), message)
@@ -101,20 +99,38 @@ def add_in_flight_accounting(draft: Draft) -> None:
 
 
 def _source(draft: Draft, entry: SourceEntry) -> SourceSpec:
-    _look_up_type(draft, entry.source, DATA_SOURCES, "a data source")
+    source = draft.look_up(entry.source)
+    if source is not None and not is_data_source(source.cls, source.type):
+        what = words_for(source.cls, source.type)
+        draft.problems.error(entry.source.place, f'expected a data source: "{source.name}" is {what}')
+        source = None
     for reference in entry.extractors:
-        _look_up_type(draft, reference, EXTRACTORS, "an extractor")
-    spec = draft.specs.get(entry.source.name)
-    if spec is not None and spec.type == METRICS_SOURCE and not entry.extractors:
-        draft.problems.warning(entry.source.place, f'"{spec.name}" has no extractor: what it fetches is not read')
-    return SourceSpec(entry.source.name, tuple(r.name for r in entry.extractors))
-
-
-def _look_up_type(draft: Draft, reference: Reference, types: frozenset[str], word: str) -> None:
-    spec = draft.look_up(reference)
-    if spec is not None and spec.type not in types:
+        spec = draft.look_up(reference)
+        if source is None or spec is None or can_extract(spec.cls, spec.type, source_type=source.type):
+            continue
         what = words_for(spec.cls, spec.type)
-        draft.problems.error(reference.place, f'expected {word}: "{spec.name}" is {what}')
+        expected = "an extractor" if "extractor" not in what else f'an extractor for what "{source.name}" fetches'
+        draft.problems.error(reference.place, f'expected {expected}: "{spec.name}" is {what}')
+    names = tuple(r.name for r in entry.extractors)
+    if source is None or names:
+        return SourceSpec(entry.source.name, names)
+    default = None
+    if source.type == METRICS_SOURCE:
+        default = draft.of_type(METRICS_EXTRACTOR) or draft.add_default(METRICS_EXTRACTOR)
+    if default is None:
+        draft.problems.warning(entry.source.place, f'"{source.name}" has no extractor: what it fetches is not read')
+        return SourceSpec(source.name, ())
+    draft.problems.warning(
+        entry.source.place, f'"{source.name}" has no extractor: "{default.name}" reads what it fetches'
+    )
+    return SourceSpec(source.name, (default.name,))
+
+
+def _look_up_discovery(draft: Draft, reference: Reference) -> None:
+    spec = draft.look_up(reference)
+    if spec is not None and spec.type not in DISCOVERIES:
+        what = words_for(spec.cls, spec.type)
+        draft.problems.error(reference.place, f'expected a discovery: "{spec.name}" is {what}')
 
 
 def _check_policy(draft: Draft, reference: Reference, kind: str) -> None:

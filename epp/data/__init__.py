@@ -1,4 +1,5 @@
-"""What is known about the endpoints: the datastore, the model servers' metrics, objectives and model rewrites.
+"""What is known about the endpoints: the datastore, what is fetched from model servers, objectives and model rewrites.
 
-Everything here is plain data and calls, except `collector` and `http_connection`, which do I/O.
+Everything here is plain data and calls, except `collector`, `scraper` and `http_connection`, which do I/O, and `bearer_token`
+and `metrics_source`, which read small files.
 """

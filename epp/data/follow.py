@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from epp.data.scan import Sample, Scanner, continues_name, sample_at
+from epp.api.scan import Sample, Scanner, continues_name, sample_at
 
 _NEWLINE: Final = b"\n"
 

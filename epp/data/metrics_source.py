@@ -26,6 +26,10 @@ class MetricsSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ren
     ca_cert_path: str = ""
     client_cert_path: str = ""
     client_key_path: str = ""
+    bearer_token_path: str = ""  # a file, read again when it changes
+    accept: str = "text/plain;version=0.0.4,*/*;q=0.1"
+    address_label: str = ""  # labels of an endpoint that, where it has them, say where to fetch instead
+    port_label: str = ""
 
     def __post_init__(self) -> None:
         if self.path is not None:
@@ -36,17 +40,22 @@ class MetricsSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ren
     def address(self, endpoint: Endpoint) -> tuple[str, int]:
         """IP and port of the endpoint's metrics page."""
         host, _, port = endpoint.metrics_host_port.rpartition(":")
-        return host.strip("[]"), self.port or int(port)
+        host = endpoint.labels.get(self.address_label) or host.strip("[]")
+        labelled = endpoint.labels.get(self.port_label, "")
+        if labelled.isascii() and labelled.isdigit() and 1 <= int(labelled[:6]) <= 65535:
+            return host, int(labelled)
+        return host, self.port or int(port)
 
-    def request(self, endpoint: Endpoint, path: str) -> bytes:
-        """The bytes of a GET for the endpoint's page; `path` is the engine's own."""
+    def request(self, endpoint: Endpoint, path: str, *, token: str = "") -> bytes:
+        """The bytes of a GET for the endpoint's page; `path` is the engine's own, `token` a bearer token."""
         path = self.path or path
         if not path.startswith("/"):
             path = "/" + path
         host = host_port(*self.address(endpoint))
+        authorization = f"Authorization: Bearer {token}\r\n" if token else ""
         head = (
-            f"GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: llm-epp\r\n"
-            "Accept: text/plain;version=0.0.4,*/*;q=0.1\r\nAccept-Encoding: identity\r\n\r\n"
+            f"GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: llm-epp\r\n{authorization}"
+            f"Accept: {self.accept}\r\nAccept-Encoding: identity\r\n\r\n"
         )
         return head.encode()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -32,6 +33,7 @@ _BEHIND: Final[Mapping[str, tuple[str, str]]] = {
     "prefix-cache-scorer": ("prefix_blocks", "prefix blocks"),
     "multicluster-prefix-cache-scorer": ("prefix_blocks", "prefix blocks"),
 }
+_LOADS: Final = frozenset(("waiting", "running", "kv_cache_usage"))  # None: unknown, which is behind a score of 0
 _REASONS: Final = 2  # scorers that a "why not" names
 _EQUAL: Final = 1e-9  # totals are sums of floats
 
@@ -170,9 +172,9 @@ def _facts(decision: Decision, detail: Detail, row: int) -> dict[str, Any]:
     updated_s = reading.updated_s.item(row)
     read = updated_s != -np.inf
     return {
-        "waiting": reading.waiting.item(row),
-        "running": reading.running.item(row),
-        "kv_cache_usage": round(reading.kv_cache_usage.item(row), 4),
+        "waiting": _known(reading.waiting.item(row)),
+        "running": _known(reading.running.item(row)),
+        "kv_cache_usage": _known(round(reading.kv_cache_usage.item(row), 4)),
         "in_flight": detail.in_flight.item(row),
         "metrics_age_s": round(max(decision.decided_s - updated_s, 0.0), 3) if read else None,
         "prefix_blocks": _first_prefix(detail, row),
@@ -337,7 +339,7 @@ def _why_not(
         if lost >= -_EQUAL:
             break
         fact, word = _BEHIND.get(kind, ("", ""))
-        if fact and mine[fact] is not None and mine[fact] != best[fact]:
+        if fact and mine[fact] != best[fact] and (fact in _LOADS or mine[fact] is not None):
             reasons.append(f"{word} {_shown(fact, mine[fact])} vs {_shown(fact, best[fact])}")
         else:
             reasons.append(f"{name} {scores.item(position):.2f} vs {scores.item(winner):.2f}")
@@ -350,7 +352,14 @@ def _why_tied(picker_type: str, picker: str, mine: float, best: float) -> str:
     return f"tied, in flight {mine:g} vs {best:g}" if best < mine else "tied, drawn by lot"
 
 
-def _shown(fact: str, value: float) -> str:
+def _known(value: float) -> float | None:
+    """None for a load that is not known, which is NaN in the columns."""
+    return None if math.isnan(value) else value
+
+
+def _shown(fact: str, value: float | None) -> str:
+    if value is None:
+        return "unknown"
     return f"{value:.0%}" if fact == "kv_cache_usage" else f"{value:g}"
 
 

@@ -18,7 +18,7 @@ from epp.api import Code, Endpoint, Fleet, Plugin, Request, Response, Terminatio
 from epp.observability.catalogue import Catalogue
 from epp.observability.exposition import Page
 from epp.observability.plugin_metrics import PluginMetrics
-from epp.observability.pool import PoolMetrics, ScrapeCounts, scrape_metrics
+from epp.observability.pool import PoolMetrics, ScrapeCounts, SourceCounts, scrape_metrics, source_metrics
 from epp.observability.series import OTHER, Counter, Names
 from epp.scheduling.observer import TIMED_EVERY
 
@@ -268,6 +268,10 @@ class Recorder:
     def watch_scrapes(self, counts: ScrapeCounts) -> None:
         """Show how readings of metrics pages went. Call it once."""
         self._page.add_source(lambda: scrape_metrics(counts))
+
+    def watch_sources(self, counts: SourceCounts) -> None:
+        """Show how readings of data sources failed. Call it once."""
+        self._page.add_source(lambda: source_metrics(counts))
 
     def config_loaded(self, config_hash: str) -> None:
         """This is the configuration in force."""

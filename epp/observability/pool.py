@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -20,6 +21,9 @@ from epp.api import (
 
 ScrapeCounts = Callable[[], Iterable[tuple[str, str, float]]]
 """(endpoint name, result, how often so far) for each endpoint and result."""
+
+SourceCounts = Callable[[], Iterable[tuple[str, int, Mapping[str, int]]]]
+"""For each data source its type, readings that failed, and by extractor type what could not be read."""
 
 _AVERAGED: Final = (
     (KV_CACHE_USAGE, "kv_cache_utilization", "kv cache utilization for an inference server pool"),
@@ -65,7 +69,10 @@ class PoolMetrics:
                 gauge.add_metric((*self._pool, endpoint), float(queue))
             yield gauge
         yield _by_endpoint(
-            "llm_epp_endpoint_metrics_age_seconds", "Age of an endpoint's metrics; +Inf before the first.", names, age_s
+            "llm_epp_endpoint_metrics_age_seconds",
+            "Age of an endpoint's metrics; +Inf before the first, and when too old to be used.",
+            names,
+            age_s,
         )
         yield _by_endpoint(
             "llm_epp_in_flight_requests",
@@ -87,6 +94,29 @@ def scrape_metrics(counts: ScrapeCounts) -> Iterator[Metric]:
     for endpoint, result, count in counts():
         metric.add_metric((endpoint, result), count)
     yield metric
+
+
+def source_metrics(counts: SourceCounts) -> Iterator[Metric]:
+    polls = CounterMetricFamily(
+        "llm_d_epp_datalayer_poll_errors_total", "Readings of a data source that failed.", labels=("source_type",)
+    )
+    unreadable = CounterMetricFamily(
+        "llm_d_epp_datalayer_extract_errors_total",
+        "Answers of a data source that an extractor could not read.",
+        labels=("source_type", "extractor_type"),
+    )
+    failed: Counter[str] = Counter()
+    not_read: Counter[tuple[str, str]] = Counter()
+    for source, failures, extractors in counts():
+        failed[source] += failures
+        for extractor, times in extractors.items():
+            not_read[source, extractor] += times
+    for source, failures in failed.items():
+        polls.add_metric((source,), failures)
+    for labels, times in not_read.items():
+        unreadable.add_metric(labels, times)
+    yield polls
+    yield unreadable
 
 
 def _by_endpoint(name: str, text: str, endpoints: list[str], values: Floats) -> Metric:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any, Final
 
 from epp.api import Request, Response
@@ -61,9 +62,10 @@ def _facts(decision: Decision) -> dict[str, Any]:
 def _pick(detail: Detail, *, row: int) -> dict[str, int | None]:
     """What was known of the chosen endpoint when it was chosen; the request itself is counted in."""
     match = detail.prefixes[0][1] if detail.prefixes else None
+    waiting = detail.reading.waiting.item(row)
     return {
         "candidates": len(detail.given),
-        "queue": int(detail.reading.waiting.item(row)),
+        "queue": int(waiting) if math.isfinite(waiting) else None,
         "in_flight": int(detail.in_flight.item(row)) + 1,
         "prefix_blocks": None if match is None else int(match.matched_blocks.item(row)),
         "prefix_total": None if match is None else match.total_blocks,

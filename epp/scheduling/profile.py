@@ -1,18 +1,22 @@
 """One scheduling profile: filters narrow the candidates, scorers rate what is left, a picker chooses.
 
 The total of a candidate is the sum over the scorers of weight times score, each score clipped to [0, 1], as in the Go EPP.
-A scorer that raises, or returns something that is not one finite number per candidate, counts as zero for everybody.
+A scorer that raises, or returns something that is not one finite number per candidate, counts as zero for everybody; NaN for
+a candidate whose load is unknown counts as zero for that one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from time import perf_counter
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 
 from epp.api import (
+    KV_CACHE_USAGE,
+    RUNNING_REQUESTS,
+    WAITING_REQUESTS,
     Candidates,
     Code,
     Filter,
@@ -26,6 +30,8 @@ from epp.api import (
 from epp.scheduling.observer import Observer
 from epp.scheduling.trace import Named, Outline, ProfileRun, Trace
 from epp.scheduling.unavailable import Unavailable
+
+_LOADS: Final = (WAITING_REQUESTS, RUNNING_REQUESTS, KV_CACHE_USAGE)
 
 _Steps: TypeAlias = list[tuple[str, Candidates]]
 
@@ -156,7 +162,7 @@ class Profile:
                     kept.append(scores)
                     totals = step.weighted if totals is None else totals + step.weighted
                 else:
-                    scores = _checked(scores, shape)
+                    scores = _checked(scores, candidates)
                     weighted: Floats = scores * step.weight
                     totals = weighted if totals is None else totals + weighted
                     kept.append(scores)
@@ -180,16 +186,21 @@ class Profile:
         return positions
 
 
-def _checked(scores: Floats | Sequence[float], shape: tuple[int, ...]) -> Floats:
+def _checked(scores: Floats | Sequence[float], candidates: Candidates) -> Floats:
     """One number in [0, 1] per candidate. Raises ValueError."""
     if not isinstance(scores, np.ndarray):
         scores = np.asarray(scores, dtype=np.float64)
-    if scores.shape != shape:
-        raise ValueError(f"returned shape {scores.shape} for {shape[0]} candidates")
+    if scores.shape != candidates.rows.shape:
+        raise ValueError(f"returned shape {scores.shape} for {len(candidates)} candidates")
     # Looking at the extremes costs a third of clipping, and NaN, which compares false, is one of them.
     if not (scores.item(scores.argmin()) >= 0.0 and scores.item(scores.argmax()) <= 1.0):
-        if np.isnan(scores).any():
-            raise ValueError("returned NaN")
+        unknown = np.isnan(scores)
+        if unknown.any():
+            # A load that is not known is NaN in the columns, and scorers need not care: it is worse than any other.
+            loads = sum(candidates.column(column)[unknown] for column in _LOADS)
+            if not np.isnan(loads).all():
+                raise ValueError("returned NaN")
+            scores = np.where(unknown, 0.0, scores)
         scores = scores.clip(0.0, 1.0)
     return scores
 

@@ -6,20 +6,10 @@ from collections.abc import Iterable
 from typing import Final
 
 from epp.api import ConfigError, Plugin
+from epp_plugins.builtin_datalayer import DATA_LAYER
 from epp_plugins.builtin_more import MORE
 from epp_plugins.builtin_parsers import PARSERS
 from epp_plugins.builtin_scheduling import SCHEDULING
-from epp_plugins.datalayer.core_metrics_extractor import CoreMetricsExtractor
-from epp_plugins.datalayer.endpoint_notification_source import EndpointNotificationSource
-from epp_plugins.datalayer.file_discovery import FileDiscovery
-from epp_plugins.datalayer.metrics_data_source import MetricsDataSource
-
-DATA_LAYER: Final[tuple[type[Plugin], ...]] = (
-    MetricsDataSource,
-    CoreMetricsExtractor,
-    EndpointNotificationSource,
-    FileDiscovery,
-)
 
 
 def by_type(classes: Iterable[type[Plugin]]) -> dict[str, type[Plugin]]:

@@ -7,8 +7,10 @@ from typing import Final
 
 from epp.api import Endpoint
 
+TOPOLOGY: Final = "Topology"  # the attribute of an endpoint that topology-extractor keeps: a Topology
+
 # The closest first. The labels are Kubernetes' own, copied from nodes to pods or written into an endpoints file.
-_LABELS: Final = (
+LABELS: Final = (
     "kubernetes.io/hostname",
     "topology.kubernetes.io/rack",
     "topology.kubernetes.io/zone",
@@ -26,10 +28,32 @@ class Level(enum.IntEnum):
     HOST = 4
 
 
+class Topology:
+    """Where an endpoint stands, by the labels that are named for host, rack, zone and region, as they are now."""
+
+    __slots__ = ("_endpoint", "_labels")
+
+    def __init__(self, endpoint: Endpoint, labels: tuple[str, str, str, str] = LABELS) -> None:
+        self._endpoint = endpoint
+        self._labels = labels
+
+    @property
+    def places(self) -> tuple[str, str, str, str]:
+        """Host, rack, zone and region; "" where it is not known."""
+        labels = self._endpoint.labels
+        host, rack, zone, region = (labels.get(label, "") for label in self._labels)
+        return host, rack, zone, region
+
+    def __str__(self) -> str:
+        return "/".join(self.places)
+
+
 def shared_level(one: Endpoint, other: Endpoint) -> Level:
-    """The tightest level whose label both have with the same value that is not empty."""
-    for level, label in zip(reversed(Level), _LABELS, strict=False):
-        value = one.labels.get(label)
-        if value and value == other.labels.get(label):
-            return level
-    return Level.NONE
+    """The tightest level that both tell and that is the same: by their topology attributes, else by their labels."""
+    places = zip(reversed(Level), _topology(one).places, _topology(other).places, strict=False)
+    return next((level for level, here, there in places if here and here == there), Level.NONE)
+
+
+def _topology(endpoint: Endpoint) -> Topology:
+    extracted = endpoint.attributes.get(TOPOLOGY)
+    return extracted if isinstance(extracted, Topology) else Topology(endpoint)

@@ -134,8 +134,6 @@ OTHERS: Final = frozenset(
         "latency-scorer",
         "slo-headroom-tier-filter",
         "latency-slo-admitter",
-        "dcgm-data-source",
-        "dcgm-extractor",
     }
 )
 """Types in the samples that a version without them refuses."""

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import datetime
 import gc
+import gzip
 import ipaddress
 import math
 import random
@@ -15,6 +16,7 @@ import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 import uvloop
 from cryptography import x509
@@ -25,23 +27,26 @@ from cryptography.x509.oid import NameOID
 from epp.api import (
     CACHE_BLOCK_SIZE,
     CACHE_NUM_BLOCKS,
+    IN_FLIGHT_REQUESTS,
     KV_CACHE_USAGE,
     LORA_CAPACITY,
     METRICS_UPDATED_S,
     RUNNING_REQUESTS,
     WAITING_REQUESTS,
+    ConfigError,
     Endpoint,
 )
 from epp.data.collector import Collector, ScrapeStatus
 from epp.data.datastore import Datastore
 from epp.data.endpoint_spec import EndpointSpec
-from epp.data.engines import load_engines
+from epp.data.engines import BUILTIN, CustomMetric, EngineConfig, load_engines
 from epp.data.metrics_source import MetricsSource
 from tests.support.http_fakes import Behaviour, FakeServer, drip, eventually, hang, head, page, raw, serving
 
 PAGES = Path(__file__).parents[1] / "fixtures" / "metrics"
 LOADED = (PAGES / "vllm-0.32-loaded.txt").read_bytes()
 INTERVAL_S = 0.01
+VLLM_SPECS = tuple(msgspec.structs.astuple(BUILTIN[0])[1:6])
 
 
 def waiting(count: float) -> bytes:
@@ -59,7 +64,8 @@ class Bench:
     def __init__(self, **options: object) -> None:
         self.store = Datastore()
         settings = {"interval_s": INTERVAL_S, "timeout_s": 1.0, "clock": time.monotonic, "rng": random.Random(1)}
-        self.collector = Collector(self.store.fleet, load_engines(), **{**settings, **options})  # type: ignore[arg-type]
+        engines = options.pop("engines", load_engines())
+        self.collector = Collector(self.store.fleet, engines, **{**settings, **options})  # type: ignore[arg-type]
         self.store.add_listener(self.collector)
 
     def add(self, server: FakeServer, name: str = "a", **labels: str) -> Endpoint:
@@ -389,6 +395,222 @@ async def test_an_interval_longer_than_the_timeout_is_kept() -> None:
         assert time.monotonic() - start_s > 0.55
 
 
+# --- what is too old -----------------------------------------------------------------------------------------------------
+
+
+async def test_metrics_that_are_too_old_become_unknown_and_come_back_whole() -> None:
+    """The Go EPP goes on using them: a server that hangs looks as idle as it was, and draws all requests."""
+    config = (EngineConfig("vllm", *VLLM_SPECS, custom_metrics=(CustomMetric("power", "watts"),)),)
+    answer = page(LOADED + b"watts 3\n")
+    async with serving(answer) as server, collecting(stale_after_s=0.1, engines=load_engines(config)) as bench:
+        endpoint = bench.add(server)
+        await eventually(lambda: bench.status(endpoint).scrapes)
+        assert endpoint.attributes["power"] == 3
+
+        server.behaviour = hang()
+        await eventually(lambda: math.isnan(bench.value(endpoint, WAITING_REQUESTS)))
+
+        assert math.isnan(bench.value(endpoint, RUNNING_REQUESTS))
+        assert math.isnan(bench.value(endpoint, KV_CACHE_USAGE))
+        assert bench.collector.age_s(endpoint) == math.inf
+        assert (endpoint.lora_active, bench.value(endpoint, LORA_CAPACITY)) == (frozenset(), 0)
+        assert "power" not in endpoint.attributes
+        assert bench.value(endpoint, CACHE_NUM_BLOCKS) == 256
+
+        server.behaviour = answer
+        await eventually(lambda: bench.value(endpoint, WAITING_REQUESTS) == 1)
+
+        assert bench.value(endpoint, KV_CACHE_USAGE) == 0.05882352941176472
+        assert endpoint.lora_active == {"lora-a"}
+        assert endpoint.attributes["power"] == 3
+
+
+async def test_metrics_are_kept_whatever_their_age_where_that_is_asked_for() -> None:
+    async with serving(page(waiting(3))) as server, collecting(stale_after_s=None, timeout_s=0.05) as bench:
+        endpoint = bench.add(server)
+        await eventually(lambda: bench.status(endpoint).scrapes)
+        server.behaviour = hang()
+
+        await eventually(lambda: bench.status(endpoint).failures >= 3)
+
+        assert bench.value(endpoint, WAITING_REQUESTS) == 3
+
+
+async def test_an_endpoint_whose_page_was_never_read_is_unknown_once_reading_it_has_failed() -> None:
+    """Not idle: a server without a metrics page must not draw all requests."""
+    async with serving(page(b"", status="404 Not Found")) as server, collecting(stale_after_s=60.0) as bench:
+        endpoint = bench.add(server)
+
+        await eventually(lambda: bench.status(endpoint).failures)
+
+        assert math.isnan(bench.value(endpoint, WAITING_REQUESTS))
+
+
+async def test_an_endpoint_is_not_unknown_for_being_read_seldom() -> None:
+    async with serving(page(waiting(1))) as server, collecting(stale_after_s=0.001, interval_s=0.05) as bench:
+        endpoint = bench.add(server)
+        await eventually(lambda: bench.status(endpoint).scrapes)
+
+        for _ in range(5):
+            assert bench.value(endpoint, WAITING_REQUESTS) == 1
+            scrapes = bench.status(endpoint).scrapes
+            await eventually(lambda n=scrapes: bench.status(endpoint).scrapes > n)  # type: ignore[misc]
+
+
+async def test_a_number_that_a_page_no_longer_shows_is_kept_until_it_is_too_old() -> None:
+    both = waiting(1) + b"vllm:kv_cache_usage_perc 0.5\n"
+    async with serving(page(both)) as server, collecting(stale_after_s=0.3) as bench:
+        endpoint = bench.add(server)
+        await eventually(lambda: bench.value(endpoint, KV_CACHE_USAGE) == 0.5)
+
+        server.behaviour = page(waiting(2) + b"vllm:kv_cache_usage_perc half\n")
+        await eventually(lambda: bench.value(endpoint, WAITING_REQUESTS) == 2)
+        assert bench.value(endpoint, KV_CACHE_USAGE) == 0.5
+
+        await eventually(lambda: math.isnan(bench.value(endpoint, KV_CACHE_USAGE)))
+
+        assert bench.value(endpoint, WAITING_REQUESTS) == 2
+        assert bench.status(endpoint).failures == 0
+
+
+async def test_a_number_that_an_engine_does_not_have_is_0() -> None:
+    async with serving(hang()) as server, collecting(stale_after_s=0.05, timeout_s=0.1) as bench:
+        endpoint = bench.add(server)
+        await eventually(lambda: math.isnan(bench.value(endpoint, KV_CACHE_USAGE)))
+
+        server.behaviour = page((PAGES / "llamacpp-loaded.txt").read_bytes())
+
+        await eventually(lambda: bench.value(endpoint, WAITING_REQUESTS) == 6)
+        assert bench.value(endpoint, KV_CACHE_USAGE) == 0
+
+
+# --- idle endpoints ------------------------------------------------------------------------------------------------------
+
+
+async def test_an_idle_endpoint_is_read_seldom_until_something_is_sent_there() -> None:
+    async with serving(page(waiting(0))) as server, collecting(idle_interval_s=600.0) as bench:
+        endpoint = bench.add(server)
+        pauses_s: list[float] = []
+        for scrapes in range(2, 9):
+            before_s = time.monotonic()
+            await eventually(lambda n=scrapes: bench.status(endpoint).scrapes >= n)  # type: ignore[misc]
+            pauses_s.append(time.monotonic() - before_s)
+        assert max(pauses_s) > 16 * INTERVAL_S
+
+        bench.store.fleet.columns[IN_FLIGHT_REQUESTS][endpoint.row] = 1
+        scrapes = bench.status(endpoint).scrapes
+
+        await eventually(lambda: bench.status(endpoint).scrapes >= scrapes + 20)
+
+
+@pytest.mark.parametrize("body", [waiting(1), waiting(0) + b"vllm:num_requests_running 2\n"])
+async def test_an_endpoint_whose_page_shows_requests_is_not_idle(body: bytes) -> None:
+    async with serving(page(body)) as server, collecting(idle_interval_s=600.0) as bench:
+        endpoint = bench.add(server)
+
+        await eventually(lambda: bench.status(endpoint).scrapes >= 30)
+
+
+async def test_an_idle_endpoint_is_read_as_often_as_the_setting_says() -> None:
+    async with serving(page(waiting(0))) as server, collecting(idle_interval_s=0.05) as bench:
+        endpoint = bench.add(server)
+        start_s = time.monotonic()
+
+        await eventually(lambda: bench.status(endpoint).scrapes >= 12)
+
+        # All of the first, doubling, pauses and then ten of 50 ms would be more than half a second at any other bound.
+        assert time.monotonic() - start_s > 0.25
+
+
+async def test_an_idle_endpoint_that_becomes_busy_by_itself_is_seen_within_the_setting() -> None:
+    async with serving(page(waiting(0))) as server, collecting(idle_interval_s=0.1) as bench:
+        endpoint = bench.add(server)
+        await eventually(lambda: bench.status(endpoint).scrapes >= 6)
+
+        server.behaviour = page(waiting(4))
+
+        await eventually(lambda: bench.value(endpoint, WAITING_REQUESTS) == 4)
+        scrapes = bench.status(endpoint).scrapes
+        await eventually(lambda: bench.status(endpoint).scrapes >= scrapes + 10)
+
+
+# --- what is fetched, and how --------------------------------------------------------------------------------------------
+
+
+async def test_a_compressed_page_is_read() -> None:
+    body = gzip.compress(LOADED)
+    answer = raw(head(content_encoding="gzip", content_length=len(body)) + body)
+    async with serving(answer) as server, collecting() as bench:
+        endpoint = bench.add(server)
+
+        await eventually(lambda: bench.value(endpoint, WAITING_REQUESTS) == 1)
+
+
+async def test_line_ends_of_windows_and_openmetrics_are_read() -> None:
+    text = b"# TYPE vllm:num_requests_waiting gauge\r\n" + waiting(2.0).replace(b"\n", b" 1.7e9\r\n") + b"# EOF\r\n"
+    async with serving(page(text)) as server, collecting() as bench:
+        endpoint = bench.add(server)
+
+        await eventually(lambda: bench.value(endpoint, WAITING_REQUESTS) == 2)
+
+
+async def test_data_parallel_ranks_on_ports_of_their_own_are_endpoints_of_their_own() -> None:
+    async with serving(page(waiting(1))) as first, serving(page(waiting(5))) as second, collecting() as bench:
+        ranks = [bench.add(first, "server-rank-0"), bench.add(second, "server-rank-1")]
+
+        await eventually(lambda: all(bench.status(rank).scrapes for rank in ranks))
+
+        assert [bench.value(rank, WAITING_REQUESTS) for rank in ranks] == [1, 5]
+
+
+async def test_engines_of_all_kinds_serve_in_one_pool() -> None:
+    expected = {
+        "vllm-0.32-loaded.txt": 1,
+        "vllm-data-parallel.txt": 1,
+        "sglang.txt": 2,
+        "trtllm-serve.txt": 5,
+        "triton-tensorrt-llm.txt": 3,
+        "triton.txt": 6,
+        "llamacpp-loaded.txt": 6,
+    }
+    async with contextlib.AsyncExitStack() as stack:
+        bench = await stack.enter_async_context(collecting())
+        for name in expected:
+            server = await stack.enter_async_context(serving(page((PAGES / name).read_bytes())))
+            bench.add(server, name)
+
+        await eventually(lambda: all(status.scrapes for status in bench.collector.statuses()))
+
+        assert {e.name: bench.value(e, WAITING_REQUESTS) for e in bench.store.endpoints} == expected
+
+
+async def test_a_bearer_token_is_sent_and_followed(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("first\n")
+    now = [0.0]
+    source = MetricsSource(bearer_token_path=str(token))
+    async with serving(page(waiting(1))) as server, collecting(source=source, clock=lambda: now[0]) as bench:
+        bench.add(server)
+        await eventually(lambda: any(b"\r\nAuthorization: Bearer first\r\n" in r for r in server.requests))
+
+        token.write_text("second")
+        now[0] += 60
+
+        await eventually(lambda: any(b"\r\nAuthorization: Bearer second\r\n" in r for r in server.requests))
+        token.unlink()
+        now[0] += 60
+        server.requests.clear()
+        await eventually(lambda: len(server.requests) >= 3)
+        assert b"Bearer second" in server.requests[-1]
+
+
+def test_a_token_that_cannot_be_read_is_said_at_the_start(tmp_path: Path) -> None:
+    (tmp_path / "empty").write_text("\n")
+    for name in ("none", "empty"):
+        with pytest.raises(ConfigError, match=r"bearerTokenPath: .* cannot be used"):
+            Bench(source=MetricsSource(bearer_token_path=str(tmp_path / name)))
+
+
 async def test_https_pages_are_read_and_a_stranger_is_refused_when_asked_to(tmp_path: Path) -> None:
     server_tls = _self_signed(tmp_path)
     trusting = MetricsSource(scheme="https", insecure_skip_verify=False, ca_cert_path=str(tmp_path / "cert.pem"))
@@ -436,6 +658,8 @@ SCENARIOS: tuple[Callable[[], object], ...] = (
     test_an_idle_connection_that_the_server_closes_is_no_failure,
     test_a_server_that_vanishes_and_comes_back_on_its_port_is_read_again,
     test_close_ends_connections_that_are_being_made_and_used,
+    test_metrics_that_are_too_old_become_unknown_and_come_back_whole,
+    test_an_idle_endpoint_is_read_seldom_until_something_is_sent_there,
 )
 
 

@@ -26,6 +26,8 @@ from epp.api import (
     Admitter,
     Code,
     DataProducer,
+    Endpoint,
+    Extractor,
     Filter,
     Fleet,
     Handle,
@@ -202,6 +204,22 @@ def test_data_of_the_page_reach_their_reader(plugin_files: Path) -> None:
     assert result.target.name == "s1"
 
 
+def test_the_pages_extractor_reads_a_page_and_forgets_it(plugin_files: Path) -> None:
+    sources = "dataLayer: {sources: [{pluginRef: models-data-source, extractors: [{pluginRef: power}]}]}\n"
+    power = "{type: 'my_power:PowerExtractor', name: power}"
+    pipeline = built(f"plugins: [{{type: queue-scorer}}, {{type: models-data-source}}, {power}]\n{sources}")
+    extractor, endpoint = pipeline.plugins["power"], Endpoint("a", "10.0.0.1", 8000)
+    assert isinstance(extractor, Extractor)
+
+    extractor.extract(endpoint, b'DCGM_FI_DEV_POWER_USAGE{gpu="0"} 250.5\nDCGM_FI_DEV_POWER_USAGE{gpu="1"} 100\n')
+    assert endpoint.attributes == {"watts": 350.5}
+    with pytest.raises(ValueError, match="power"):
+        extractor.extract(endpoint, b"")
+    extractor.forget(endpoint)
+
+    assert endpoint.attributes == {}
+
+
 def test_a_package_with_the_pages_entry_point_offers_its_type(plugin_files: Path) -> None:
     project = tomllib.loads((plugin_files / "pyproject.toml").read_text())["project"]
     points = project["entry-points"]["epp.plugins"]
@@ -303,6 +321,6 @@ async def test_the_simulators_snippet_runs() -> None:
 
 
 def test_every_python_block_is_run_by_a_test() -> None:
-    ran = {"README.md": 1, "simulator.md": 1, "plugins.md": 4}
+    ran = {"README.md": 1, "simulator.md": 1, "plugins.md": 5}
 
     assert {p.name: len(blocks(p, "python")) for p in PAGES if blocks(p, "python")} == ran

@@ -10,12 +10,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
+from epp.api.scan import Scanner, distinct, parse_labels
 from epp.data.engines import load_engines
 from epp.data.follow import Follower
 from epp.data.http_response import HttpError, ResponseReader
 from epp.data.metric_spec import MetricSpecError, parse_spec
 from epp.data.page import PageReader
-from epp.data.scan import Scanner, distinct, parse_labels
 
 PAGES = Path(__file__).parents[1] / "fixtures" / "metrics"
 # Gauges only: the reference parser renames counters.
@@ -26,6 +26,7 @@ FAMILIES = (
     "vllm:lora_requests_info",
     "llamacpp:requests_deferred",
     "llamacpp:requests_processing",
+    "nv_inference_pending_request_count",
     "nv_trt_llm_request_metrics",
     "sglang:num_queue_reqs",
     "sglang:num_running_reqs",

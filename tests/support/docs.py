@@ -157,6 +157,7 @@ def _computed() -> Iterator[tuple[list[str], str, str]]:
     recorder = Recorder(monotonic, stream_metrics=True, process=False)
     recorder.watch_fleet(fleet, monotonic, 2.0, "pool")
     recorder.watch_scrapes(lambda: [("a", "ok", 1)])
+    recorder.watch_sources(lambda: [("metrics-data-source", 1, {"core-metrics-extractor": 1})])
     recorder.config_loaded("0123456789ab")
     page, _ = recorder.render()
     counted = _names(stream_metrics=True)

@@ -100,7 +100,8 @@ class FakeServer:
         self._tasks[task] = writer
         self.accepted += 1
         try:
-            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            # uvloop raises RuntimeError for a connection that is gone.
+            with contextlib.suppress(OSError, RuntimeError, asyncio.IncompleteReadError):
                 while True:
                     self.requests.append(await reader.readuntil(b"\r\n\r\n"))
                     if not await self.behaviour(reader, writer):

@@ -7,7 +7,7 @@ from typing import Any, Final
 import msgspec
 from hypothesis import strategies as st
 
-from epp.api import Filter, Parser, Picker, Plugin, ProfileHandler, SaturationDetector, Scorer
+from epp.api import DataSource, Extractor, Filter, Parser, Picker, Plugin, ProfileHandler, SaturationDetector, Scorer
 from epp.config.model import API_VERSION, KIND
 from epp.config.roles import DATA_SOURCES, DISCOVERIES, EXTRACTORS
 from epp_plugins.registry import BUILTIN
@@ -18,11 +18,13 @@ Config = dict[str, Any]
 _FOR_TESTS: Final = frozenset({"header-based-testing-filter"})
 _BESIDE: Final = DATA_SOURCES | EXTRACTORS | DISCOVERIES | _FOR_TESTS
 
+_NOT_FOR_PROFILES: Final = ProfileHandler | Parser | DataSource | Extractor
+
 
 def _usable(cls: type[Plugin]) -> bool:
     """With default parameters, in any company."""
     required = any(field.required for field in msgspec.structs.fields(cls.Params))
-    return not (required or cls.experimental or cls.type in _BESIDE or issubclass(cls, ProfileHandler | Parser))
+    return not (required or cls.experimental or cls.type in _BESIDE or issubclass(cls, _NOT_FOR_PROFILES))
 
 
 USABLE: Final = tuple(name for name, cls in BUILTIN.items() if _usable(cls))

@@ -90,6 +90,16 @@ async def test_a_good_configuration_after_a_bad_one_takes_the_notes_away() -> No
     assert counted(made, "unchanged") == "1.0"
 
 
+async def test_another_data_source_needs_a_restart() -> None:
+    made = Reloading(stamped(1))
+    models = "- {type: models-data-source}\n- {type: models-data-extractor}\n"
+    source = "{pluginRef: models-data-source, extractors: [{pluginRef: models-data-extractor}]}"
+
+    made.reload(f"{stamped(1, models)}dataLayer: {{sources: [{source}]}}\n")
+
+    assert made.reloader.notes() == ["configuration: dataLayer.sources needs a restart to change"]
+
+
 async def test_what_only_a_restart_changes_is_told_until_it_is_taken_back(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     made = Reloading(stamped(1))

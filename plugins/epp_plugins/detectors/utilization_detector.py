@@ -42,8 +42,8 @@ class UtilizationDetector(SaturationDetector, Filter):
         super().__init__(params, handle)
         self._queue = float(params.queue_depth_threshold)
         self._usage = params.kv_cache_util_threshold
-        self._stale_after_s = seconds(params.metrics_staleness_threshold, parameter="metricsStalenessThreshold")
-        if not self._stale_after_s:
+        self.stale_after_s = seconds(params.metrics_staleness_threshold, parameter="metricsStalenessThreshold")
+        if not self.stale_after_s:
             raise ConfigError("metricsStalenessThreshold: must be more than 0, or every endpoint counts as full")
 
     def saturation(self, candidates: Candidates) -> float:
@@ -63,5 +63,5 @@ class UtilizationDetector(SaturationDetector, Filter):
         return roomy if roomy.any() else np.ones(len(candidates), dtype=np.bool_)
 
     def _fresh(self, candidates: Candidates) -> Mask:
-        fresh: Mask = candidates.column(METRICS_UPDATED_S) >= self.handle.clock() - self._stale_after_s
+        fresh: Mask = candidates.column(METRICS_UPDATED_S) >= self.handle.clock() - self.stale_after_s
         return fresh

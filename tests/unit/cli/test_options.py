@@ -54,6 +54,11 @@ def options(line: str, **environ: str) -> RunOptions:
         ("--grpc-max-recv-msg-size 25MB", {"grpc_max_recv_msg_size_bytes": 25_000_000}),
         ("--max-request-body=10MiB", {"max_request_body_bytes": 10 << 20}),
         ("--refresh-metrics-interval 10ms", {"refresh_metrics_interval_s": 0.05}),
+        (
+            "--idle-metrics-interval 150ms --stale-metrics=keep",
+            {"idle_metrics_interval_s": 0.15, "stale_metrics": "keep"},
+        ),
+        ("", {"idle_metrics_interval_s": 0.0, "stale_metrics": "unknown"}),
         ("--listen :: --metrics-bind-address 127.0.0.1", {"grpc_host": "::", "metrics_host": "127.0.0.1"}),
         ("--tls-cipher-suites=A,B --tls-min-version VersionTLS13", {"tls_cipher_suites": ("A", "B")}),
         ("--log-format console --zap-encoder=json", {"log_json": False}),

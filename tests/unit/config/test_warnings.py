@@ -57,7 +57,7 @@ from tests.support.configs import build_fake, report
         ),
         (
             "plugins: [{type: queue-scorer}, {type: metrics-data-source}]\ndataLayer: {sources: [{pluginRef: metrics-data-source}]}\n",
-            '4:35: warning: dataLayer.sources[0].pluginRef: "metrics-data-source" has no extractor: what it fetches is not read',
+            '4:35: warning: dataLayer.sources[0].pluginRef: "metrics-data-source" has no extractor: "core-metrics-extractor" reads what it fetches',
         ),
         (
             "plugins: [{type: queue-scorer}]\ndataLayer: {crossReplicaSyncerPluginRef: x}\n",

@@ -125,6 +125,7 @@ def test_another_label_key_can_be_configured() -> None:
         ("sglang.txt", "sglang"),
         ("trtllm-serve.txt", "trtllm-serve"),
         ("triton-tensorrt-llm.txt", "triton-tensorrt-llm"),
+        ("triton.txt", "triton"),
         ("llamacpp-loaded.txt", "llama.cpp"),
         ("README.md", None),
     ],

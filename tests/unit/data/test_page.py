@@ -33,6 +33,7 @@ def read_file(name: str) -> Reading:
         ("sglang.txt", (2, 9, 0.28), CacheInfo(64, 1875)),
         ("trtllm-serve.txt", (5, 7, 0.5), CacheInfo(32, 4096)),
         ("triton-tensorrt-llm.txt", (3, 8, 0.4), CacheInfo(64, 6239)),
+        ("triton.txt", (6, 51, None), CacheInfo()),
         ("llamacpp-loaded.txt", (6, 4, None), CacheInfo()),
     ],
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from epp.data.scan import Scanner, distinct, parse_labels
+from epp.api.scan import Scanner, distinct, parse_labels
 
 
 def values(page: bytes) -> list[float] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from math import nan
 from typing import Any
 
 from epp.api import (
@@ -123,6 +124,24 @@ def test_metrics_that_were_never_read_have_no_age() -> None:
     explained = explain(make_fleet(1), make_profile())
 
     assert explained["endpoints"][0]["metrics_age_s"] is None
+
+
+def test_a_load_that_is_not_known_is_said() -> None:
+    fleet = make_fleet(2, waiting_requests=(nan, 3), running_requests=(nan, 1), kv_cache_usage=(nan, 0.5))
+
+    explained = explain(
+        fleet,
+        Profile(
+            "p",
+            scorers=[(make_plugin(QueueScorer, fleet), 1.0)],
+            picker=make_plugin(MaxScorePicker),
+            observer=Unobserved(),
+        ),
+    )
+
+    facts = explained["endpoints"][0]
+    assert (facts["waiting"], facts["running"], facts["kv_cache_usage"]) == (None, None, None)
+    assert why_not(explained["profiles"][0])["s0"] == "−1.00, queue unknown vs 3"
 
 
 def test_without_details_the_choice_is_still_told() -> None:

@@ -170,3 +170,13 @@ def test_when_the_picker_fails_the_best_is_taken_and_it_is_reported(picker: Pick
 
 def test_endpoints_come_in_the_pickers_order() -> None:
     assert run([], picker=Picks(2, 0)) == ["s2", "s0"]
+
+
+def test_nan_for_a_candidate_whose_load_is_unknown_is_0_for_that_one() -> None:
+    failures = Failures()
+    scorers = [(Scores([0.5, nan, 1.0]), 2.0)]
+    profile = Profile("p", scorers=scorers, picker=make_plugin(MaxScorePicker), observer=failures)
+    fleet = make_fleet(3, waiting_requests=(0, nan, 0))
+
+    assert profile.run(make_request(), fleet.candidates()).scores.tolist() == [1.0, 0.0, 2.0]
+    assert failures.seen == []

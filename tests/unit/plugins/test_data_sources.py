@@ -1,0 +1,60 @@
+"""What the data sources ask for, with and without parameters."""
+
+from __future__ import annotations
+
+import pytest
+
+from epp.api import ConfigError, DataSource
+from epp_plugins.datalayer.dcgm_data_source import DcgmDataSource
+from epp_plugins.datalayer.metrics_data_source import MetricsDataSource
+from epp_plugins.datalayer.models_data_source import ModelsDataSource
+from epp_plugins.datalayer.multicluster_metrics_data_source import MulticlusterMetricsDataSource
+from tests.support.plugins import make_plugin
+
+
+@pytest.mark.parametrize(
+    ("cls", "expected"),
+    [
+        (MetricsDataSource, ("http", "/metrics", 0, 0.0, True)),
+        (ModelsDataSource, ("http", "/v1/models", 0, 10.0, True)),
+        (DcgmDataSource, ("http", "/metrics", 9400, 1.0, True)),
+        (MulticlusterMetricsDataSource, ("https", "/metrics", 0, 1.0, False)),
+    ],
+)
+def test_defaults(cls: type[DataSource], expected: tuple[object, ...]) -> None:
+    fetch = make_plugin(cls).fetch()
+
+    assert (fetch.scheme, fetch.path, fetch.port, fetch.interval_s, fetch.insecure_skip_verify) == expected
+
+
+def test_what_comes_from_another_cluster_is_bounded() -> None:
+    assert make_plugin(MulticlusterMetricsDataSource).fetch().max_body_bytes == 8 * 1024 * 1024
+
+
+def test_parameters_are_passed_on() -> None:
+    fetch = make_plugin(
+        DcgmDataSource, scheme="https", path="/gpu", port=1, interval="200ms", caCertPath="/ca", bearerTokenPath="/t"
+    ).fetch()
+
+    assert (fetch.scheme, fetch.path, fetch.port, fetch.interval_s) == ("https", "/gpu", 1, 0.2)
+    assert (fetch.ca_cert_path, fetch.bearer_token_path) == ("/ca", "/t")
+
+
+@pytest.mark.parametrize("cls", [MetricsDataSource, ModelsDataSource, DcgmDataSource, MulticlusterMetricsDataSource])
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"path": "metrics"}, "path: "),
+        ({"clientKeyPath": "/k"}, "clientCertPath and clientKeyPath"),
+        ({"interval": "fast"}, "interval: "),
+        ({"interval": "0"}, "interval: must be more than 0"),
+    ],
+)
+def test_wrong_parameters_are_refused(cls: type[DataSource], parameters: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make_plugin(cls, **parameters)
+
+
+def test_nodes_of_kubernetes_are_not_known() -> None:
+    with pytest.raises(ConfigError, match="useNodeAddress"):
+        make_plugin(DcgmDataSource, useNodeAddress=True)
