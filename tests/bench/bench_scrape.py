@@ -1,6 +1,6 @@
 """What reading metrics costs: the scan of one page, and a collector with 100 endpoints. Prints numbers; asserts nothing.
 
-    python tests/bench/bench_scrape.py [--endpoints 100] [--interval-ms 50] [--seconds 8] [--stock-parser]
+    python -m tests.bench.bench_scrape [--endpoints 100] [--interval-ms 50] [--seconds 8] [--stock-parser]
 
 The pages are served from another process. CPU is that of the collecting process alone.
 """
@@ -10,11 +10,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import multiprocessing
+import re
 import time
 import timeit
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
+from itertools import cycle
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import ClassVar
 
 import aiohttp
 import uvloop
@@ -25,27 +29,30 @@ from epp.data.datastore import Datastore
 from epp.data.endpoint_spec import EndpointSpec
 from epp.data.engines import load_engines
 from epp.data.page import PageReader
+from tests.bench.upstream import page_variants
 
 PAGES = Path(__file__).parents[1] / "fixtures" / "metrics"
 PAGE = PAGES / "vllm-0.32-loaded.txt"
+IDLE_PAGE = PAGES / "vllm-0.32-idle.txt"
+_NUMBER = re.compile(rb" [0-9.]+(?:e[+-]?[0-9]+)?$", re.MULTILINE)
 
 
 class PageServer(asyncio.Protocol):
-    """Answers whatever comes with one page, chunked as vLLM's server does."""
+    """Answers whatever comes with the page of an idle vLLM, chunked as its server does."""
 
-    answer = b""
+    answers: ClassVar[Iterator[bytes]]
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:
-        self.transport.write(self.answer)  # type: ignore[attr-defined]
+        self.transport.write(next(self.answers))  # type: ignore[attr-defined]
 
 
 def serve(page: bytes, count: int, pipe: Connection) -> None:
     """Serves `page` on `count` free ports, which go through `pipe`, until killed."""
     head = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ntransfer-encoding: chunked\r\n\r\n"
-    PageServer.answer = head + b"%x\r\n%b\r\n0\r\n\r\n" % (len(page), page)
+    PageServer.answers = cycle([head + b"%x\r\n%b\r\n0\r\n\r\n" % (len(p), p) for p in page_variants(page)])
 
     async def run() -> None:
         loop = asyncio.get_running_loop()
@@ -56,14 +63,32 @@ def serve(page: bytes, count: int, pipe: Connection) -> None:
     uvloop.run(run())
 
 
+def scan_us(page: bytes) -> dict[str, float]:
+    """What one page costs: `first`, with nothing to compare it with; `idle`, as an idle server goes on; `busy`, with every
+    number another one.
+    """
+    engine = load_engines().detect(page)
+    if engine is None:
+        raise ValueError("no engine is known to write such a page")
+    reader = PageReader(engine)
+    idle = cycle(page_variants(page))
+    busy = cycle([_NUMBER.sub(b" %d.25" % i, page) for i in range(50)])
+    return {
+        "first": _best_us(lambda: PageReader(engine).read(page)),
+        "idle": _best_us(lambda: reader.read(next(idle))),
+        "busy": _best_us(lambda: reader.read(next(busy))),
+    }
+
+
+def _best_us(call: Callable[[], object]) -> float:
+    return min(timeit.repeat(call, number=100, repeat=9)) / 100 * 1e6
+
+
 def bench_scan(*, stock_parser: bool) -> None:
     for path in sorted(PAGES.glob("*.txt")):
         page = path.read_bytes()
-        engine = load_engines().detect(page)
-        assert engine is not None
-        reader = PageReader(engine)
-        best_s = min(timeit.repeat(lambda r=reader, p=page: r.read(p), number=200, repeat=9)) / 200  # type: ignore[misc]
-        line = f"scan {path.name:26} {len(page):6} bytes  {best_s * 1e6:7.1f} us"
+        cost = scan_us(page)
+        line = f"scan {path.name:26} {len(page):6} bytes" + "".join(f"  {n} {us:6.1f} us" for n, us in cost.items())
         if stock_parser:
             text = page.decode()
             stock_s = min(timeit.repeat(lambda t=text: list(text_string_to_metric_families(t)), number=3, repeat=3)) / 3  # type: ignore[misc]
@@ -71,9 +96,11 @@ def bench_scan(*, stock_parser: bool) -> None:
         print(line)
 
 
-async def collect(ports: list[int], interval_s: float, seconds: float) -> str:
+async def collect(ports: list[int], interval_s: float, seconds: float, *, idle_interval_s: float = 0.0) -> str:
     store = Datastore()
-    collector = Collector(store.fleet, load_engines(), clock=time.monotonic, interval_s=interval_s)
+    collector = Collector(
+        store.fleet, load_engines(), clock=time.monotonic, interval_s=interval_s, idle_interval_s=idle_interval_s
+    )
     store.add_listener(collector)
     store.replace_all(EndpointSpec(f"e{i}", "127.0.0.1", port) for i, port in enumerate(ports))
     await asyncio.sleep(1)
@@ -131,12 +158,13 @@ def main() -> None:
 
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    server = context.Process(target=serve, args=(PAGE.read_bytes(), given.endpoints, there), daemon=True)
+    server = context.Process(target=serve, args=(IDLE_PAGE.read_bytes(), given.endpoints, there), daemon=True)
     server.start()
     try:
         ports = here.recv()
         clients: list[tuple[str, Callable[[list[int], float, float], Awaitable[str]]]] = [
             ("collector", collect),
+            ("idle at most 1 s", partial(collect, idle_interval_s=1.0)),
             ("aiohttp, no scan", fetch_with_aiohttp),
         ]
         for name, client in clients:

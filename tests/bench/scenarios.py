@@ -15,6 +15,7 @@ from tests.bench.stage import Setting
 EIGHT: Final = Setting("8-endpoints", endpoints=8, vllm_page=False, refresh_ms=1000)
 MANY: Final = Setting("512-endpoints", endpoints=512, vllm_page=False, refresh_ms=5000)
 PAGES: Final = Setting("100-vllm-pages", endpoints=100, vllm_page=True, refresh_ms=50)
+MANY_PAGES: Final = Setting("1000-vllm-pages", endpoints=1000, vllm_page=True, refresh_ms=250)
 
 PARTS: Final = "parts"
 """The column of component scenarios."""
@@ -99,6 +100,9 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
     LoadScenario("long", "400 KB prompt + 1,000 chunks", EIGHT, _SLOW_STREAMS, rounds=3),
     LoadScenario("many", "512 endpoints, 1 KiB, closed loop of 16", MANY, ClosedLoop(16)),
     IdleScenario("idle-100", "idle, 100 vLLM pages of 53 KB at 50 ms", PAGES, settle_s=1.5, duration_s=5.0, quick=True),
+    IdleScenario(
+        "idle-1000", "idle, 1,000 vLLM pages of 53 KB at 250 ms", MANY_PAGES, settle_s=3.0, duration_s=5.0, quick=True
+    ),
     ComponentScenario("pick", "one pick, default profile", components.pick, quick=True),
     ComponentScenario("prefix", "prefix index, 250,000 blocks", components.prefix, quick=True),
     ComponentScenario("prefix-full", "prefix index, 10 million blocks", components.full_prefix),

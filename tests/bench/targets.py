@@ -49,6 +49,8 @@ TARGETS: Final = (
     Target("64-token stream without bodies: messages", "stream-64-none", "messages", 4.0),
     Target("400 KB + 1,000 chunks: CPU, of the lean echo", "long", "cpu_us", 1.5, "echo-lean"),
     Target("idle, 100 vLLM pages at 50 ms: cores", "idle-100", "cores", 0.3),
+    Target("idle, 100 vLLM pages at 50 ms: µs CPU a page", "idle-100", "page_cpu_us", 120.0),
+    Target("idle, 1,000 vLLM pages at 250 ms: cores", "idle-1000", "cores", 1.0),
     Target("1 KiB, closed loop of 16: CPU, of the Go EPP", "closed-16", "cpu_us", 1 / 3, "go-epp"),
     Target("220 KB prompts: CPU, of the Go EPP", "prompt-220k", "cpu_us", 0.2, "go-epp"),
     Target("64-token streams with bodies: CPU, of the Go EPP", "stream-64", "cpu_us", 0.6, "go-epp"),
@@ -64,7 +66,7 @@ TARGETS: Final = (
     Target("prefix index, 10 million blocks, 400 KB prompt: ms", "prefix-full", "lookup_400k_ms", 2.0, column=PARTS),
     Target("precise lookup, 1 KiB, 8 endpoints: µs", "precise", "lookup_8_us", 20.0, column=PARTS),
     Target("precise lookup, 400 KB, 8 endpoints: µs", "precise", "long_lookup_8_us", 2000.0, column=PARTS),
-    Target("scan of a vLLM page: µs", "scan", "scan_us", 120.0, column=PARTS),
+    Target("scan of a vLLM page, all of it changed: µs", "scan", "busy_us", 120.0, column=PARTS),
 )
 
 

@@ -3,7 +3,7 @@
     python -m tests.bench.upstream --endpoints 8 --page FILE
 
 Prints `{"ports": [...]}` on one line and serves until it is killed. On every port:
-GET /metrics             the page
+GET /metrics             the page; what a Python server says of its own process is another on each one, as on a real one
 GET /bench/counts        what was served so far, as JSON
 anything else            a fixed completion, or with the request header `x-bench-chunks: N` a stream of N server-sent events,
                          `x-bench-gap-ms` apart
@@ -15,6 +15,7 @@ import argparse
 import asyncio
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, cast
 
@@ -25,6 +26,7 @@ _CHUNKED: Final = re.compile(rb"\r\ntransfer-encoding: *chunked", re.IGNORECASE)
 _CHUNKS: Final = re.compile(rb"\r\nx-bench-chunks: *(\d+)", re.IGNORECASE)
 _GAP: Final = re.compile(rb"\r\nx-bench-gap-ms: *([\d.]+)", re.IGNORECASE)
 _LAST_CHUNK: Final = b"0\r\n\r\n"
+_VARIANTS: Final = 50
 
 _USAGE: Final = {"prompt_tokens": 256, "completion_tokens": 16, "total_tokens": 272}
 _COMPLETION: Final = json.dumps(
@@ -56,6 +58,17 @@ _LAST_EVENT: Final = (
 )
 
 
+_OWN_PROCESS: Final = re.compile(
+    rb"^((?:process_cpu_seconds_total|process_resident_memory_bytes|python_gc_[a-z_]+_total\{[^}]*\}) )[0-9.e+]+$",
+    re.MULTILINE,
+)
+
+
+def page_variants(page: bytes) -> list[bytes]:
+    """`page` as an idle server shows it at different times: all but its own memory and CPU is the same."""
+    return [_OWN_PROCESS.sub(rb"\g<1>%d.%d" % (100 + i, 37 * i % 100), page) for i in range(_VARIANTS)]
+
+
 def _answer(body: bytes, content_type: bytes) -> bytes:
     return b"HTTP/1.1 200 OK\r\ncontent-type: %b\r\ncontent-length: %d\r\n\r\n%b" % (content_type, len(body), body)
 
@@ -81,8 +94,8 @@ class Counts:
 class ModelServer(asyncio.Protocol):
     """One connection. Requests follow each other; a pipelined one waits until its predecessor is answered."""
 
-    def __init__(self, page: bytes, counts: Counts) -> None:
-        self._page = page
+    def __init__(self, pages: Sequence[bytes], counts: Counts) -> None:
+        self._pages = pages
         self._counts = counts
         self._loop = asyncio.get_running_loop()
         self._received = b""
@@ -131,7 +144,7 @@ class ModelServer(asyncio.Protocol):
     def _respond(self, head: bytes) -> None:
         if head.startswith(b"GET /metrics"):
             self._counts.pages += 1
-            self._transport.write(self._page)
+            self._transport.write(self._pages[self._counts.pages % len(self._pages)])
         elif head.startswith(b"GET /bench/counts"):
             self._transport.write(_answer(json.dumps(vars(self._counts)).encode(), b"application/json"))
         else:
@@ -154,8 +167,8 @@ class ModelServer(asyncio.Protocol):
 async def _serve(endpoints: int, page: bytes) -> None:
     loop = asyncio.get_running_loop()
     counts = Counts()
-    answer = _answer(page, b"text/plain; version=0.0.4; charset=utf-8")
-    servers = [await loop.create_server(lambda: ModelServer(answer, counts), "127.0.0.1", 0) for _ in range(endpoints)]
+    answers = [_answer(p, b"text/plain; version=0.0.4; charset=utf-8") for p in page_variants(page)]
+    servers = [await loop.create_server(lambda: ModelServer(answers, counts), "127.0.0.1", 0) for _ in range(endpoints)]
     print(json.dumps({"ports": [server.sockets[0].getsockname()[1] for server in servers]}), flush=True)
     await asyncio.Event().wait()
 
