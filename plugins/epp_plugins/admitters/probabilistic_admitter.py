@@ -15,7 +15,7 @@ class ProbabilisticAdmitter(Admitter):
     """Refuses a request of negative priority with probability min(1, k * s^power).
 
     s is the mean over the candidates of max(queue / `queueDepthThreshold`, KV usage / `kvCacheUtilThreshold`); a value that is
-    missing counts as 0, a stale one as it is. Same rule as the Go EPP's probabilistic-admitter, whose refusals reach the
+    missing or unknown counts as 0. Same rule as the Go EPP's probabilistic-admitter, whose refusals reach the
     client as status 500; here they are a 429 with the reason `rejected-saturated` and, unless `retryAfterSeconds` is 0, a
     Retry-After header.
     """

@@ -65,7 +65,7 @@ class P2pSourceProducer(PreRequest):
         places = np.flatnonzero(fit)
         if not len(places):
             return None
-        waiting = np.nan_to_num(candidates.column(WAITING_REQUESTS)[places], nan=0.0, posinf=1e15).clip(0.0, 1e15)
+        waiting = np.nan_to_num(candidates.column(WAITING_REQUESTS)[places], nan=1e15, posinf=1e15).clip(0.0, 1e15)
         weights = 1.0 / (1.0 + waiting)
         chosen = random.Random(request.id).choices(places.tolist(), weights.tolist())[0]
         return candidates.endpoints[chosen]

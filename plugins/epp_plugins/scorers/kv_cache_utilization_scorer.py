@@ -8,7 +8,7 @@ from epp_plugins.scores import within_unit
 
 
 class KvCacheUtilizationScorer(ColumnScorer):
-    """1 - usage. Old values are used as they are.
+    """1 - usage; 0 where the usage is not known.
 
     Reads kv_cache_usage (fraction; vllm:kv_cache_usage_perc). Same rule as the Go EPP's kv-cache-utilization-scorer.
     """

@@ -70,6 +70,13 @@ def test_equal_sources_share_the_work_by_their_queues_and_a_request_keeps_its_so
     assert chosen["10.0.0.1:8000"] + chosen["10.0.0.2:8000"] == 2000
 
 
+def test_a_source_whose_queue_is_not_known_is_the_last_choice() -> None:
+    fleet = make_fleet(3, **{WAITING_REQUESTS: [float("nan"), 50, 0]})
+
+    assert source(fleet, [9, 9, 0], 2) == "10.0.0.2:8000"
+    assert source(fleet, [9, 0, 0], 2) == "10.0.0.1:8000"
+
+
 @pytest.mark.parametrize(("blocks", "value"), [([0.0, 0.0], ""), ([0.0, 5.0], "10.0.0.2:8000")])
 def test_what_the_client_sent_is_overwritten(blocks: list[float], value: str) -> None:
     assert source(make_fleet(2), blocks, 0, request=make_request(headers={HEADER: "10.9.9.9:1"})) == value
