@@ -291,6 +291,23 @@ async def test_a_slow_endpoint_delays_no_other() -> None:
         assert bench.status(hanging).failures == 0
 
 
+async def test_endpoints_that_come_together_are_not_read_in_step() -> None:
+    """After a restart with a thousand endpoints, a thousand requests at once every interval would be a burst for everybody."""
+    times: list[float] = []
+
+    async def behave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        times.append(time.monotonic())
+        return await page(waiting(1))(reader, writer)
+
+    async with serving(behave) as server, collecting(interval_s=0.5) as bench:
+        for i in range(20):
+            bench.add(server, f"e{i}")
+
+        await eventually(lambda: len(times) >= 20)
+
+        assert times[19] - times[0] > 0.2
+
+
 async def test_a_page_that_grows_is_read() -> None:
     async with serving(page(waiting(0))) as server, collecting() as bench:
         endpoint = bench.add(server)
