@@ -128,7 +128,8 @@ class Service:
         self._health_server: LeanServer | GrpcServer | None = None
         self._http: HttpServer | None = None
         self.recorder.config_loaded(pipeline.config_hash)
-        self.recorder.watch_fleet(self.datastore.fleet, clock, options.metrics_staleness_threshold_s, pool)
+        fresh_for_s = self._collecting.fresh_for_s(options.metrics_staleness_threshold_s)
+        self.recorder.watch_fleet(self.datastore.fleet, clock, fresh_for_s, pool)
         self.recorder.watch_scrapes(self._scrape_counts)
         self.recorder.watch_sources(self._collecting.errors)
         self._check_source()

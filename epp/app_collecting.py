@@ -29,6 +29,10 @@ class Collecting(msgspec.Struct, frozen=True):
     types: tuple[str, ...]  # of their sources
     metrics: Collector | None
 
+    def fresh_for_s(self, threshold_s: float) -> float:
+        """How long what was read counts as fresh: `threshold_s`, or longer where it is read more seldom than that."""
+        return threshold_s if self.metrics is None else max(threshold_s, self.metrics.least_age_s)
+
     def errors(self) -> list[tuple[str, int, Mapping[str, int]]]:
         """Of each collector the type of its source, readings that failed, and by extractor type what it could not read."""
         return [

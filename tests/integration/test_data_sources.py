@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -199,3 +200,22 @@ async def test_the_old_flags_name_metrics_where_and_how_they_are_read() -> None:
 
             assert columns["running_requests"][endpoint.row] == 8
             assert server.requests[0].startswith(b"GET /elsewhere ")
+
+
+async def test_servers_that_are_read_seldom_are_ready_all_the_time() -> None:
+    async with (
+        serving(page(b"vllm:num_requests_waiting 0\n")) as server,
+        running(
+            f"plugins: [{{type: queue-scorer}}]\n{PROFILE}",
+            server,
+            metrics_staleness_threshold_s=0.01,
+            idle_metrics_interval_s=0.2,
+        ) as service,
+    ):
+        columns, endpoint = service.datastore.fleet.columns, only(service)
+        ready = b'inference_pool_ready_pods{name="epp"} 1.0'
+        await eventually(lambda: ready in service.recorder.render()[0])
+
+        # Older than the threshold, as it is between two readings of an idle server.
+        await eventually(lambda: time.monotonic() - columns["metrics_updated_s"][endpoint.row] > 0.1)
+        assert ready in service.recorder.render()[0]
