@@ -277,6 +277,7 @@ class Service:
         options = self._options
         if not options.config_file or not options.config_reload:
             return None
+        self.registry.inspect_builtin()
         reloader = self._reloader
         return ConfigFileWatch(options.config_file, changed=reloader.apply, unreadable=reloader.refuse, known=loaded)
 

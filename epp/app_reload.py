@@ -10,10 +10,10 @@ import asyncio
 import contextlib
 import logging
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
-from epp.api import Background, EndpointListener, StateKeeper
+from epp.api import Background, EndpointListener, Plugin, StateKeeper
 from epp.config import Environment, InvalidConfig, Loaded, Pipeline, Registry, Severity, build, resolved_of
 from epp.config.roles import METRICS_EXTRACTOR, METRICS_SOURCE
 from epp.director.director import Director
@@ -21,6 +21,8 @@ from epp.observability.bodies import log_needs
 from epp.observability.logs import INFO, log_event
 
 _log: Final = logging.getLogger("epp.config")
+
+_BETWEEN_STEPS_S: Final = 0.002  # of a plugin that retires; steps one after another would take half of the time away
 
 StartupParts = Callable[[Pipeline], Mapping[str, object]]
 
@@ -66,6 +68,7 @@ class Reloader:
         self._started_with = parts(director.pipeline)
         self._listening = list(director.pipeline.endpoint_listeners)
         self._working: list[Background] = []
+        self._plugins = list(director.pipeline.plugins.values())
         self._pipelines = weakref.WeakSet((director.pipeline,))
         self.problems: tuple[str, ...] = ()
         self.waits_for_restart: tuple[str, ...] = ()
@@ -131,6 +134,8 @@ class Reloader:
             if not any(known is listener for known in self._listening):
                 director.datastore.add_listener(listener)
                 self._listening.append(listener)
+        known = {id(plugin) for plugin in self._plugins}
+        self._plugins += [plugin for plugin in new.plugins.values() if id(plugin) not in known]
         self._pipelines.add(new)
         self._tidy_after(old)
         director.use(new)
@@ -152,7 +157,7 @@ class Reloader:
         log_needs(_log, new)
 
     def _tidy_after(self, old: Pipeline) -> None:
-        """Go on telling the plugins of `old` of endpoints until its last request has ended: they still read their rows."""
+        """Keep the plugins of `old`, and tell them of endpoints, until its last request has ended: they still read rows."""
         loop = asyncio.get_running_loop()
 
         def gone() -> None:
@@ -169,10 +174,30 @@ class Reloader:
             self._director.datastore.remove_listener(listener)
             self._listening.remove(listener)
 
-        used = {id(plugin) for pipeline in self._pipelines for plugin in pipeline.background}
-        for plugin in [known for known in self._working if id(known) not in used]:
+        working = {id(plugin) for pipeline in self._pipelines for plugin in pipeline.background}
+        for plugin in [known for known in self._working if id(known) not in working]:
             self._working.remove(plugin)
             _stop(plugin)
+
+        used = {id(plugin) for pipeline in self._pipelines for plugin in pipeline.plugins.values()}
+        for plugin in [known for known in self._plugins if id(known) not in used]:
+            self._plugins.remove(plugin)
+            try:
+                self._retire(plugin, plugin.retire())
+            except Exception as error:
+                self._director.recorder.plugin_failed("Retire", plugin, error)
+
+    def _retire(self, plugin: Plugin, steps: Iterator[None]) -> None:
+        """One step, and later the next."""
+        try:
+            next(steps)
+        except StopIteration:
+            return
+        # The plugin may be third-party code.
+        except Exception as error:
+            self._director.recorder.plugin_failed("Retire", plugin, error)
+            return
+        asyncio.get_running_loop().call_later(_BETWEEN_STEPS_S, self._retire, plugin, steps)
 
     def _start(self, pipeline: Pipeline) -> None:
         for plugin in pipeline.background:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import builtins
 import logging
 import random
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar
 
 import msgspec
@@ -104,6 +104,13 @@ class Plugin:
     def consumes(self) -> Sequence[str]:
         """Data keys that this plugin reads. A missing producer is created where a default one exists."""
         return ()
+
+    def retire(self) -> Iterator[None]:
+        """Free what takes long to free, about a millisecond's worth at each step; requests are served in between.
+
+        Begun once, when a reload has replaced the plugin and its last request has ended.
+        """
+        return iter(())
 
 
 # --- reading the request -------------------------------------------------------------------------------------------------

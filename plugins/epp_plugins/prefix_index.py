@@ -13,7 +13,7 @@ went, the index counts for each such block the requests that bring it.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import numpy as np
@@ -201,6 +201,14 @@ class PrefixIndex:
                 else:
                     del part[block]
         self._size -= known.count
+
+    def give_up(self) -> Iterator[None]:
+        """Forget everything, a part at each step: freeing millions of blocks at once would hold up requests."""
+        self._size = self._every = self._every_row = 0
+        self._rows.clear()
+        for part in self._parts:
+            part.clear()
+            yield
 
     # --- saving --------------------------------------------------------------------------------------------------------------
 

@@ -14,9 +14,11 @@ from epp.api import (
     IN_FLIGHT_REQUESTS,
     KV_CACHE_USAGE,
     WAITING_REQUESTS,
+    Candidates,
     Request,
     Response,
     SchedulingResult,
+    Scorer,
 )
 from epp.scheduling.observer import Unobserved
 from epp.scheduling.profile import Profile
@@ -43,6 +45,17 @@ def best_us(call: Callable[[int], object], *, calls: int = CALLS) -> float:
             call(i)
         best = min(best, perf_counter() - before)
     return best / calls * 1e6
+
+
+class QueueLoop(Scorer):
+    """queue-scorer, endpoint by endpoint."""
+
+    type = "queue-loop"
+
+    def score(self, request: Request, candidates: Candidates) -> list[float]:
+        queues = [float(waiting) for waiting in candidates.column(WAITING_REQUESTS)]
+        least, most = min(queues), max(queues)
+        return [1.0 if most == least else (most - queue) / (most - least) for queue in queues]
 
 
 class Bench:
@@ -72,6 +85,18 @@ class Bench:
             picker=make_plugin(MaxScorePicker, self.fleet),
             observer=Unobserved(),
         )
+
+    def loop_profile(self) -> Profile:
+        """One scorer as somebody writes it who does not know numpy."""
+        return self._alone(make_plugin(QueueLoop, self.fleet))
+
+    def vector_profile(self) -> Profile:
+        """The in-tree scorer with the same rule."""
+        return self._alone(make_plugin(QueueScorer, self.fleet))
+
+    def _alone(self, scorer: Scorer) -> Profile:
+        picker = make_plugin(MaxScorePicker, self.fleet)
+        return Profile("default", scorers=[(scorer, 1.0)], picker=picker, observer=Unobserved())
 
     def pick(self, request: Request) -> SchedulingResult:
         return SchedulingResult({"default": self.profile.run(request, self.fleet.candidates())}, "default")

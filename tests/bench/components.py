@@ -6,7 +6,15 @@ from statistics import median
 from typing import Final
 
 from epp.api import Request
-from tests.bench import bench_http2_echo, bench_kv_events, bench_pick, bench_prefix_index, bench_scrape
+from tests.bench import (
+    bench_explain,
+    bench_http2_echo,
+    bench_kv_events,
+    bench_pick,
+    bench_prefix_index,
+    bench_reload,
+    bench_scrape,
+)
 
 _USUAL_BLOCKS: Final = 250_000  # eight engines' caches
 _ECHO_ROUNDS: Final = 3
@@ -49,6 +57,26 @@ def _prefix(blocks: int) -> dict[str, float]:
         "memory_gb": found[bench_prefix_index.MEMORY] / 1e3,
         "stall_ms": found["the longest insertion while it grew, ms"],
     }
+
+
+def python_scorer() -> dict[str, float]:
+    """A scorer that goes through the candidates in a Python loop, alone in its profile, beside the one that does not."""
+    bench, some = bench_pick.Bench(512), bench_pick.requests(1024)
+    candidates, loop, vector = bench.fleet.candidates(), bench.loop_profile(), bench.vector_profile()
+    return {
+        "loop_512_us": bench_pick.best_us(lambda i: loop.run(some[i], candidates), calls=200),
+        "vector_512_us": bench_pick.best_us(lambda i: vector.run(some[i], candidates), calls=200),
+    }
+
+
+def explain() -> dict[str, float]:
+    """What the ring of decisions adds to a request with 8 and with 512 endpoints."""
+    return {f"keep_{count}_us": bench_explain.ring_alone(count) for count in (8, 512)}
+
+
+def reload() -> dict[str, float]:
+    """A configuration of forty plugins that all change, while requests come and the prefix index is full."""
+    return {f"{name}_ms": value for name, value in bench_reload.measure().items()}
 
 
 def scan() -> dict[str, float]:

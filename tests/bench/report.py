@@ -40,7 +40,8 @@ class _Row:
 
 def print_report(console: Console, results: Results, *, style: box.Box = box.HEAVY_HEAD) -> None:
     """The table, the parts, what could not be measured, and the targets."""
-    console.print(_table(results, style))
+    if (table := _table(results, style)).row_count:
+        console.print(table)
     _print_parts(console, results)
     for name, reason in results.missing.items():
         console.print(f"[yellow]not measured[/]: {name}: {reason}", soft_wrap=True, highlight=False)
@@ -127,7 +128,7 @@ def _print_parts(console: Console, results: Results) -> None:
 
 
 def _part(metric: str, value: float) -> str:
-    name, _, unit = metric.rpartition("_")
+    name, _, unit = metric.replace("_", " ").rpartition(" ")
     return f"{name} {value:.1f} µs" if unit == "us" else f"{name} {value:.3g} {_UNITS.get(unit, unit)}"
 
 

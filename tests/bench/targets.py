@@ -66,6 +66,11 @@ TARGETS: Final = (
     Target("prefix index, 10 million blocks, 400 KB prompt: ms", "prefix-full", "lookup_400k_ms", 2.0, column=PARTS),
     Target("precise lookup, 1 KiB, 8 endpoints: µs", "precise", "lookup_8_us", 20.0, column=PARTS),
     Target("precise lookup, 400 KB, 8 endpoints: µs", "precise", "long_lookup_8_us", 2000.0, column=PARTS),
+    Target("pick, default profile, 8 endpoints: µs", "pick", "pick_8_us", 15.0, column=PARTS),
+    Target("pick, default profile, 512 endpoints: µs", "pick", "pick_512_us", 60.0, column=PARTS),
+    Target("keeping a decision, 8 endpoints: µs", "explain", "keep_8_us", 3.0, column=PARTS),
+    Target("reload of 40 plugins: ms", "reload", "reload_ms", 100.0, column=PARTS),
+    Target("reload of 40 plugins: slowest request meanwhile, ms", "reload", "slowest_ms", 10.0, column=PARTS),
     Target("scan of a vLLM page, all of it changed: µs", "scan", "busy_us", 120.0, column=PARTS),
 )
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
-import random
-from collections.abc import Awaitable, Generator, Sequence
-from time import monotonic
+from collections.abc import Awaitable, Generator, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -32,14 +29,14 @@ from epp.api import (
     Termination,
 )
 from epp.app_reload import Reloader
-from epp.config import Environment, Registry, load_text
+from epp.config import Registry, load_text
 from epp.director.director import Director
 from epp.director.exchange import RequestExchange
 from epp.director.waiting import Path, Wait
 from epp.extproc.exchange import BodyMode, RequestHead, ResponseHead
 from epp_plugins.registry import BUILTIN, by_type
 from tests.support.configs import HEAD
-from tests.support.service import make_director
+from tests.support.service import make_director, make_environment_of
 
 SERVERS = ("10.0.0.1:8000", "10.0.0.2:8000")
 
@@ -74,6 +71,12 @@ class Stamp(
     def __init__(self, params: Params, handle: Any) -> None:
         super().__init__(params, handle)
         self.known: list[str] = []
+        self.given_up = 0
+
+    def retire(self) -> Iterator[None]:
+        for _ in range(3):
+            self.given_up += 1
+            yield
 
     def _note(self, request: Request, point: str) -> None:
         request.state.setdefault(Stamp, []).append((point, self.params.generation))
@@ -136,18 +139,8 @@ class Reloading:
     def __init__(self, config: str, *plugins: type[Plugin]) -> None:
         plugins = (Stamp, *plugins)
         self.director: Director = make_director(*SERVERS, config=config, plugins=plugins, keep=10)
-        recorder = self.director.recorder
-        environment = Environment(
-            fleet=self.director.datastore.fleet,
-            clock=monotonic,
-            random=random.Random(0),
-            log=logging.getLogger("test"),
-            metrics=recorder.plugin_metrics,
-            observer=recorder,
-            allow_experimental=True,
-        )
         registry = Registry(by_type((*BUILTIN.values(), *plugins)))
-        self.reloader = Reloader(self.director, registry, environment)
+        self.reloader = Reloader(self.director, registry, make_environment_of(self.director))
 
     def reload(self, config: str) -> bool:
         return self.reloader.apply(load_text(config, "epp.yaml"))

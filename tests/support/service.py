@@ -75,6 +75,19 @@ def make_director(
     )
 
 
+def make_environment_of(director: Director) -> Environment:
+    """What plugins of another pipeline for `director` are lent."""
+    return Environment(
+        fleet=director.datastore.fleet,
+        clock=monotonic,
+        random=random.Random(0),
+        log=logging.getLogger("test"),
+        metrics=director.recorder.plugin_metrics,
+        observer=director.recorder,
+        allow_experimental=True,
+    )
+
+
 def _split(text: str) -> tuple[str, int]:
     host, _, port = text.rpartition(":")
     return host, int(port)

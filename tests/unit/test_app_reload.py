@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+from collections.abc import Callable, Iterator
 
 import msgspec
 import pytest
@@ -247,3 +248,58 @@ async def test_the_record_of_a_request_names_the_configuration_that_decided() ->
 
     assert [record["config"] for record in made.director.request_log.recent()] == [made.config_hash, before]
     assert before != made.config_hash
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    for _ in range(5000):
+        if condition():
+            return
+        await asyncio.sleep(0.001)
+    pytest.fail("it did not come about")
+
+
+async def test_a_plugin_that_is_gone_is_retired_after_its_last_request_and_a_kept_one_never() -> None:
+    made = Reloading(stamped(1, "- {type: stamp, name: second}\n"))
+    old, kept = stamp(made), made.plugin("second")
+    last = Steps(made.director)
+    last.ask()
+
+    made.reload(stamped(2, "- {type: stamp, name: second}\n"))
+    await asyncio.sleep(0)  # what follows from a pipeline's end happens
+    before_the_end = old.given_up
+    last.run()
+    del last
+    await until(lambda: old.given_up == 3)
+
+    assert before_the_end == 0
+    assert isinstance(kept, Stamp)
+    assert (kept.given_up, stamp(made).given_up) == (0, 0)
+
+
+class FailsToRetire(Stamp):
+    type = "fails-to-retire"
+
+    def retire(self) -> Iterator[None]:
+        yield
+        raise RuntimeError("no")
+
+
+class HasNothingToRetire(Stamp):
+    type = "has-nothing-to-retire"
+
+    def retire(self) -> Iterator[None]:
+        return None  # type: ignore[return-value]
+
+
+async def test_a_plugin_that_fails_to_retire_is_told_and_holds_nothing_up() -> None:
+    kinds = (FailsToRetire, HasNothingToRetire)
+    made = Reloading(stamped(1, "".join(f"- {{type: {kind.type}}}\n" for kind in kinds)), *kinds)
+
+    made.reload(stamped(2))
+
+    def failures() -> int:
+        page = made.director.recorder.render()[0].decode()
+        return sum('llm_epp_plugin_errors_total{extension_point="Retire"' in line for line in page.splitlines())
+
+    await until(lambda: failures() == 2)
+    assert made.reload(stamped(3))

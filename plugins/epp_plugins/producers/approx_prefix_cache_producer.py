@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Final, Self
 
 import msgspec
@@ -213,6 +213,9 @@ class ApproxPrefixCacheProducer(DataProducer, PreRequest, ResponseComplete, Endp
         self._index.remove(endpoint.row)
         self._check.forget(endpoint)
         self._tune_at_s = -math.inf
+
+    def retire(self) -> Iterator[None]:
+        return self._index.give_up()
 
     def _seed(self, model: str, cache_salt: str) -> int:
         if len(self._seeds) >= _KEPT_SEEDS:

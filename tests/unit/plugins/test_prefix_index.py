@@ -207,3 +207,17 @@ def test_saved_blocks_come_back_in_their_order() -> None:
     assert saved.tolist() == [2, 1, 7]
     assert (matches(other, [1, 2])[3], matches(other, [7])[3], len(other)) == (1, 1, 2)
     assert other.is_settled(3, 1)
+
+
+def test_everything_is_given_up_part_by_part() -> None:
+    index = PrefixIndex()
+    for row in range(3):
+        index.insert(row, list(range(row, 12_000 + row)), capacity=20_000)
+
+    parts = sum(1 for _ in index.give_up())
+
+    assert parts > 100
+    assert len(index) == 0
+    assert matches(index, [1]) == [0, 0, 0, 0]
+    assert index.insert(1, [7], capacity=10) == [7]
+    assert matches(index, [7]) == [0, 1, 0, 0]
