@@ -175,9 +175,9 @@ class Reloader:
             self._listening.remove(listener)
 
         working = {id(plugin) for pipeline in self._pipelines for plugin in pipeline.background}
-        for plugin in [known for known in self._working if id(known) not in working]:
-            self._working.remove(plugin)
-            _stop(plugin)
+        for worker in [known for known in self._working if id(known) not in working]:
+            self._working.remove(worker)
+            _stop(worker)
 
         used = {id(plugin) for pipeline in self._pipelines for plugin in pipeline.plugins.values()}
         for plugin in [known for known in self._plugins if id(known) not in used]:

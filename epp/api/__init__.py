@@ -12,7 +12,6 @@ from epp.api.data import (
     TOKENIZED_PROMPT,
     EncoderMatch,
     InFlightLoad,
-    Medium,
     PrefixMatch,
     ServedModel,
     TokenizedPrompt,
@@ -70,7 +69,17 @@ from epp.api.plugin import (
     StateKeeper,
     UsageReader,
 )
-from epp.api.request import Payload, ProfileResult, Prompt, Request, Response, SchedulingResult, Termination, Usage
+from epp.api.request import (
+    Medium,
+    Payload,
+    ProfileResult,
+    Prompt,
+    Request,
+    Response,
+    SchedulingResult,
+    Termination,
+    Usage,
+)
 from epp.api.scan import Scanner, distinct
 
 __all__ = [

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from epp.api.fleet import Floats
-from epp.api.request import Prompt
+from epp.api.request import Medium, Prompt
 
 PREFIX_MATCH: Final = "PrefixCacheMatchInfo"  # PrefixMatch
 IN_FLIGHT_LOAD: Final = "InFlightLoad"  # InFlightLoad
@@ -89,25 +89,6 @@ class InFlightLoad:
             assert callable(self._make)
             self._uncached_tokens = self._make()
         return self._uncached_tokens
-
-
-class Medium(msgspec.Struct, frozen=True):
-    """An image, a video or an audio of a prompt: equal `content_hash`, equal content. `tokens` it takes, or 1 where unknown.
-
-    Where the model server has rendered the prompt, `identifier` is its name for the medium, and `offset` says where in the
-    tokens of which `prompt` it begins; the identifier is empty otherwise.
-    """
-
-    content_hash: bytes
-    tokens: int = 1
-    identifier: str = ""
-    prompt: int = 0
-    offset: int = 0
-
-    @property
-    def length(self) -> int:
-        """The same as `tokens`."""
-        return self.tokens
 
 
 class TokenizedPrompt(msgspec.Struct, frozen=True):

@@ -34,6 +34,12 @@ MODEL_REWRITE: Final = ("x-llm-d-model-name-rewrite", "x-gateway-model-name-rewr
 SLO_TTFT_MS: Final = ("x-llm-d-slo-ttft-ms", "x-slo-ttft-ms")
 SLO_TPOT_MS: Final = ("x-llm-d-slo-tpot-ms", "x-slo-tpot-ms")
 
+# What a client says of the videos in its request, for estimates of their tokens.
+VIDEO_SECONDS: Final = "x-llm-d-video-duration-seconds"
+VIDEO_RESOLUTION: Final = "x-llm-d-video-resolution"  # WIDTHxHEIGHT
+VIDEO_FPS: Final = "x-llm-d-video-fps"
+VIDEO_HINTS: Final = (VIDEO_SECONDS, VIDEO_RESOLUTION, VIDEO_FPS)
+
 DEFAULT_FAIRNESS_ID: Final = "default-flow"
 
 

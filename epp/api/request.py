@@ -12,16 +12,43 @@ from epp.api.endpoint import Endpoint
 from epp.api.fleet import Candidates, Floats
 
 
+class Medium(msgspec.Struct, frozen=True):
+    """An image, a video or an audio of a prompt: equal `content_hash`, equal content. `tokens` it takes, or 1 where unknown.
+
+    `kind` is `image`, `video`, `audio`, or `file` for anything else; size and duration are 0 where nobody knows them. Where the
+    model server has rendered the prompt, `identifier` is its name for the medium, and `offset` says where in the tokens of
+    which `prompt` it begins; the identifier is empty otherwise.
+    """
+
+    content_hash: bytes
+    tokens: int = 1
+    identifier: str = ""
+    prompt: int = 0
+    offset: int = 0
+    kind: str = ""
+    width: int = 0  # pixels
+    height: int = 0
+    seconds: float = 0.0
+    at: int = 0  # where it begins in the prompt's data
+
+    @property
+    def length(self) -> int:
+        """The same as `tokens`."""
+        return self.tokens
+
+
 class Prompt(msgspec.Struct, frozen=True):
     """What a prefix cache sees of one prompt.
 
-    `data` is canonical text bytes (roles, texts and hashes of media in the order in which the model sees them), or token
-    ids as little-endian uint32 when `tokenized`. Equal prefixes of `data` mean equal prefixes of the model's input.
+    `data` is canonical text bytes (roles, texts and media in the order in which the model sees them; a medium is its hash
+    and as many bytes as its tokens take), or token ids as little-endian uint32 when `tokenized`. Equal prefixes of `data`
+    mean equal prefixes of the model's input.
     """
 
     data: bytes
     tokenized: bool = False
     size_bytes: int = 0  # where `data` is only the beginning: the length of all of it
+    media: tuple[Medium, ...] = ()  # none where they came as token ids
 
     @property
     def token_count(self) -> int:
@@ -72,6 +99,11 @@ class Payload:
         if self._prompt_tokens is None:
             self._prompt_tokens = sum([p.token_count for p in self.prompts])
         return self._prompt_tokens
+
+    def replace_prompts(self, prompts: tuple[Prompt, ...]) -> None:
+        """Other words for the same prompts, such as with media that are counted otherwise."""
+        self.prompts = prompts
+        self._prompt_tokens = None
 
     def forget_prompts(self) -> None:
         """Free the prompts' text; the number of tokens stays known. Called when the destination is known."""

@@ -126,6 +126,8 @@ def _parameter(parameter: Parameter, width: int) -> str:
         default = "required"
     elif parameter.default in (None, ""):
         default = "empty"
+    elif isinstance(parameter.default, dict) and parameter.default:
+        default = "default as follows"
     else:
         default = f"default {msgspec.json.encode(parameter.default).decode()}"
     text = textwrap.fill(

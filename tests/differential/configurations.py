@@ -373,6 +373,18 @@ JUDGED: Final[dict[str, Config]] = {
     ),
     "header-label-affinity without header": simple(("header-label-affinity-scorer", 1)),
     "token producer without a source": _plugins(plugin("token-producer")),
+    "token producer with estimates": _plugins(
+        plugin("token-producer", estimate={"image": {"dynamic": {"factor": 784}}, "video": {"maxVideoTokens": 9000}})
+    ),
+    "token producer with an estimate of a kind that does not exist": _plugins(
+        plugin("token-producer", estimate={"smell": {"factor": 784}})
+    ),
+    "token producer with a mode that does not exist": _plugins(
+        plugin("token-producer", estimate={"image": {"mode": "guess"}})
+    ),
+    "token producer with a negative factor": _plugins(
+        plugin("token-producer", estimate={"image": {"dynamic": {"factor": -1}}})
+    ),
     "burst window of a minute": _plugins(plugin("burst-prefix-cache-producer", windowDurationMs=60000)),
     "discovery without path": _plugins({"type": "file-discovery", "name": "other"}),
     "data source that is a scorer": _with(dataLayer={"sources": [{"pluginRef": "queue-scorer"}]}),

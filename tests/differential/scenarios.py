@@ -115,7 +115,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     labels: Labels = ({},) * 6
     loads: Callable[[Random, int], list[Load]] = _loads
     ask: Callable[[Random], Ask] = _short
-    states: int = 8
+    states: int = 11
     requests: int = 3
     holds: int | None = None
     """This many requests at least on every endpoint, told where to go by the subset hint, are in flight all the while."""

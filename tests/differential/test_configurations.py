@@ -27,6 +27,7 @@ STRICTER: Final = {
     "load threshold of zero": "the rule would divide by zero",
     "block size of zero": "there are no such blocks",
     "negative block size": "there are no such blocks",
+    "token producer with a negative factor": "it means nothing",
 }
 """Refused by ours alone, and why."""
 

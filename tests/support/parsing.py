@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from epp.api import Parser, Payload, Request, Response, Usage
 from tests.support.plugins import make_plugin
 
 
-def parse(cls: type[Parser], path: str, body: object) -> Payload:
+def parse(cls: type[Parser], path: str, body: object, *, headers: Mapping[str, str] | None = None) -> Payload:
     """The payload of `body`: bytes as they are, anything else as JSON."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return make_plugin(cls).parse_request(path, {}, data)
+    return make_plugin(cls).parse_request(path, headers or {}, data)
 
 
 def response(content_type: str = "application/json", **headers: str) -> Response:

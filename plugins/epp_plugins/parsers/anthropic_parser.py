@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 import msgspec
 
@@ -27,6 +27,7 @@ from epp_plugins.parsers.prompts import (
 class Block(msgspec.Struct, gc=False):
     """A content block: a text, a medium, a tool's use or result, a thought."""
 
+    type: Any = None
     text: str | None = None
     source: msgspec.Raw = ABSENT
     thinking: msgspec.Raw = ABSENT
@@ -50,7 +51,7 @@ class MessagesBody(JsonBody, gc=False):
     def prompts(self) -> tuple[Prompt, ...]:
         if not self.messages:
             return ()
-        pieces: Pieces = []
+        pieces = Pieces()
         add_header(pieces, b"tools", *(self.tools or ()))
         if self.system:
             pieces += (HEADER, b"system")
@@ -93,5 +94,5 @@ def _add_content(pieces: Pieces, content: str | Sequence[Block] | None) -> None:
     for block in content or ():
         if block.text is not None:
             pieces += (FIELD, utf8(block.text))
-        add_media(pieces, block.source)
+        add_media(pieces, "file" if block.type == "document" else "image", block.source)
         add_raw(pieces, block.thinking, block.name, block.input, block.content)

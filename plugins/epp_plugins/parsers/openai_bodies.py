@@ -40,7 +40,7 @@ class ChatBody(JsonBody, gc=False):
     def prompts(self) -> tuple[Prompt, ...]:
         if not self.messages:
             return ()
-        pieces: Pieces = []
+        pieces = Pieces()
         if self.chat_template is not None:
             add_header(pieces, b"chat_template", msgspec.Raw(self.chat_template.encode()))
         add_header(pieces, b"chat_template_kwargs", self.chat_template_kwargs)
@@ -85,7 +85,7 @@ class ResponsesBody(JsonBody, gc=False):
     def prompts(self) -> tuple[Prompt, ...]:
         if not self.input:
             return ()
-        pieces: Pieces = []
+        pieces = Pieces()
         add_header(pieces, b"previous_response_id", self.previous_response_id)
         add_header(pieces, b"instructions", self.instructions)
         add_header(pieces, b"tools", *(self.tools or ()))
@@ -109,7 +109,7 @@ class ConversationsBody(JsonBody, gc=False):
     def prompts(self) -> tuple[Prompt, ...]:
         if not self.items:
             return ()
-        pieces: Pieces = []
+        pieces = Pieces()
         for item in self.items:
             item.add_to(pieces)
         return (joined(pieces),)

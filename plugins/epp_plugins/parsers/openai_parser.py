@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 
 from epp.api import Payload, Request, Response, UsageReader
+from epp_plugins.media_tokens import count_anew
 from epp_plugins.parsers.json_body import JsonPayload, read_json
 from epp_plugins.parsers.json_parser import JsonParser
 from epp_plugins.parsers.openai_bodies import (
@@ -82,7 +83,9 @@ class OpenAIParser(JsonParser):
     def parse_request(self, path: str, headers: Mapping[str, str], body: bytes) -> Payload:
         for suffix, read in _READERS:
             if path.endswith(suffix):
-                return read(body)
+                payload = read(body)
+                count_anew(payload, headers)
+                return payload
         return read_completions(body)
 
     def usage_reader(self, request: Request, response: Response) -> UsageReader | None:

@@ -2,21 +2,24 @@
 
 A conversation is a header (tools and the like, as the client wrote them) and its messages. Every message begins with a
 mark and ends with its last part, so the bytes of a conversation begin with the bytes of each earlier state of it. The
-marks are bytes that no UTF-8 text holds; a text cannot imitate them. Media count as a mark and 16 bytes of hash.
+marks are bytes that no UTF-8 text holds; a text cannot imitate them. A medium is a mark, 16 bytes of hash, and zeros up
+to four bytes for each token that it is estimated to take (see `media_tokens`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from typing import Final, TypeAlias
 
 import msgspec
 import xxhash
 
-from epp.api import Prompt
+from epp.api import Medium, Prompt
+from epp_plugins.image_size import size_in_base64
+from epp_plugins.media_tokens import DEFAULT, LEAST_BYTES, NO_HINTS, size_bytes
 from epp_plugins.parsers.token_ids import token_prompt
 
-Pieces: TypeAlias = list[bytes]
 Texts: TypeAlias = "str | list[str | int | list[int]] | None"
 
 MESSAGE: Final = b"\xff"
@@ -28,6 +31,31 @@ ABSENT: Final = msgspec.Raw(b"")
 # It is eight times what producers compare by default (131072 tokens).
 KEPT_BYTES: Final = 4 * 1024 * 1024
 _NULL: Final = msgspec.Raw(b"null")
+_BASE64: Final = b"base64,"
+_HEAD_CHARS: Final = 100  # before the base64 of a data URL
+_AUDIO_BYTES_PER_S: Final = 16_000  # of compressed speech and music, 128 kbit/s
+
+
+class Pieces(list[bytes]):
+    """The parts of one prompt in their order, and its media with the places of their hashes among the parts."""
+
+    __slots__ = ("left_out_bytes", "media", "zeros")
+
+    def __init__(self, pieces: Iterable[bytes] = ()) -> None:
+        super().__init__(pieces)
+        self.media: list[tuple[int, Medium]] = []
+        self.zeros = 0
+        self.left_out_bytes = 0
+
+    def add_medium(self, medium: Medium) -> None:
+        self.media.append((len(self), medium))
+        self += (MEDIA, medium.content_hash)
+        zeros = size_bytes(medium.tokens) - LEAST_BYTES
+        # A request of many media that claim to be large must not take more memory than one with a long text.
+        kept = min(zeros, KEPT_BYTES - self.zeros)
+        self.zeros += kept
+        self.left_out_bytes += zeros - kept
+        self.append(bytes(kept))
 
 
 class _Beginning(bytes):
@@ -45,7 +73,7 @@ def utf8(text: str) -> bytes:
     return beginning
 
 
-class _Source(msgspec.Struct):
+class _Source(msgspec.Struct, gc=False):
     """Where a medium says what it is: by address, or by its data."""
 
     url: msgspec.Raw = ABSENT
@@ -76,8 +104,10 @@ class Part(msgspec.Struct, gc=False):
             pieces += (FIELD, utf8(self.text))
             return
         pieces += (FIELD, (self.refusal or self.type or "").encode())
-        add_media(pieces, self.image_url, self.video_url, self.audio_url, self.input_audio, self.image_embeds)
-        add_media(pieces, self.file, self.file_id, self.file_url, self.file_data)
+        add_media(pieces, "image", self.image_url, self.image_embeds)
+        add_media(pieces, "video", self.video_url)
+        add_media(pieces, "audio", self.audio_url, self.input_audio)
+        add_media(pieces, "file", self.file, self.file_id, self.file_url, self.file_data)
 
 
 class Message(msgspec.Struct, gc=False):
@@ -144,11 +174,11 @@ def add_raw(pieces: Pieces, *values: msgspec.Raw) -> None:
             pieces += (FIELD, value)
 
 
-def add_media(pieces: Pieces, *values: msgspec.Raw) -> None:
-    """Hashes of media; those that are absent or null count for nothing."""
+def add_media(pieces: Pieces, kind: str, *values: msgspec.Raw) -> None:
+    """Media; those that are absent or null count for nothing."""
     for value in values:
         if value and value != _NULL:
-            pieces += (MEDIA, _media_digest(value))
+            pieces.add_medium(_medium(kind, value))
 
 
 def add_header(pieces: Pieces, name: bytes, *values: msgspec.Raw) -> None:
@@ -160,16 +190,24 @@ def add_header(pieces: Pieces, name: bytes, *values: msgspec.Raw) -> None:
 
 def joined(pieces: Pieces) -> Prompt:
     """The prompt that `pieces` make, of a very long one the beginning."""
-    size = sum(map(len, pieces))
+    media = _placed(pieces) if pieces.media else ()
+    size = sum(map(len, pieces)) + pieces.left_out_bytes
     if size < KEPT_BYTES:
-        return Prompt(b"".join(pieces))
+        return Prompt(b"".join(pieces), media=media)
     kept, left = [], KEPT_BYTES
     for piece in pieces:
         kept.append(piece[:left])
         left -= len(kept[-1])
         if isinstance(piece, _Beginning):
             size += piece.rest_bytes
-    return Prompt(b"".join(kept), size_bytes=size)
+    return Prompt(b"".join(kept), size_bytes=size, media=media)
+
+
+def _placed(pieces: Pieces) -> tuple[Medium, ...]:
+    """The media of what is kept, each with the place of its mark in the data."""
+    starts = [0, *accumulate(map(len, pieces))]
+    placed = [msgspec.structs.replace(medium, at=starts[index]) for index, medium in pieces.media]
+    return tuple([medium for medium in placed if medium.at + LEAST_BYTES <= KEPT_BYTES])
 
 
 def text_prompts(value: Texts) -> tuple[Prompt, ...]:
@@ -180,7 +218,7 @@ def text_prompts(value: Texts) -> tuple[Prompt, ...]:
     if not value:
         return ()
     if isinstance(value, str):
-        return (joined([utf8(value)]),)
+        return (_text_prompt(value),)
     if isinstance(value[0], int):
         return (token_prompt(value),)
     return tuple(_prompt(one) for one in value)
@@ -188,16 +226,52 @@ def text_prompts(value: Texts) -> tuple[Prompt, ...]:
 
 def _prompt(value: str | int | list[int]) -> Prompt:
     if isinstance(value, str):
-        return joined([utf8(value)])
+        return _text_prompt(value)
     if isinstance(value, int):
         raise ValueError("token ids and texts are mixed")
     return token_prompt(value)
 
 
-def _media_digest(value: msgspec.Raw) -> bytes:
-    """16 bytes that tell this medium from others. Clients write `{"url": ...}` with different spaces, so its value counts."""
+def _text_prompt(text: str) -> Prompt:
+    data = utf8(text)
+    return Prompt(data) if len(data) < KEPT_BYTES else joined(Pieces((data,)))
+
+
+def _medium(kind: str, value: msgspec.Raw) -> Medium:
+    """Clients write `{"url": ...}` with different spaces, so of an object its address or its data tells it from others."""
     try:
         source = _source.decode(value)
     except (msgspec.MsgspecError, ValueError, RecursionError):
-        return xxhash.xxh3_128_digest(value)
-    return xxhash.xxh3_128_digest(source.url or source.data or value)
+        source = _Source(url=value)
+    content = source.url or source.data or value
+    width = height = 0
+    seconds = 0.0
+    if kind == "image":
+        width, height = _pixels(content, inline=bool(source.data))
+    elif kind == "audio":
+        seconds = _inline_bytes(content, inline=bool(source.data)) / _AUDIO_BYTES_PER_S
+    medium = Medium(xxhash.xxh3_128_digest(content), kind=kind, width=width, height=height, seconds=seconds)
+    return msgspec.structs.replace(medium, tokens=DEFAULT.tokens(medium, NO_HINTS))
+
+
+def _pixels(content: msgspec.Raw, *, inline: bool) -> tuple[int, int]:
+    """Of an image that came along; zeros of one that is only named."""
+    start = _base64_start(content, inline=inline)
+    return size_in_base64(memoryview(content)[start:-1]) if start else (0, 0)
+
+
+def _inline_bytes(content: msgspec.Raw, *, inline: bool) -> int:
+    """How long the data are that came along; 0 of what is only named."""
+    start = _base64_start(content, inline=inline)
+    return (len(memoryview(content)) - 1 - start) * 3 // 4 if start else 0
+
+
+def _base64_start(content: msgspec.Raw, *, inline: bool) -> int:
+    """Where the base64 in a JSON text begins that is nothing else (`inline`) or a data URL; 0 where there is none."""
+    if inline:
+        return 1
+    head = bytes(memoryview(content)[:_HEAD_CHARS])
+    if not head.startswith(b'"data:'):
+        return 0
+    found = head.find(_BASE64)
+    return found + len(_BASE64) if found >= 0 else 0

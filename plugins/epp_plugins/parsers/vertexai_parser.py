@@ -9,6 +9,7 @@ from google.protobuf.message import DecodeError
 
 from epp.api import Code, Parser, Payload, Request, RequestError, Response, Usage, UsageReader
 from epp_plugins.gen import vertexai_prediction_pb2 as vertexai
+from epp_plugins.media_tokens import count_anew
 from epp_plugins.parsers.grpc_frames import HEAD_BYTES, FrameReader, frame, only_message
 from epp_plugins.parsers.json_body import JsonPayload
 from epp_plugins.parsers.json_model import replace_model, restore_model
@@ -62,7 +63,9 @@ class VertexAIParser(Parser):
             if path.endswith(suffix):
                 wrapper = _unwrapped(kind, body, suffix.rpartition("/")[2])
                 read = read_chat if suffix == _CHAT else read_responses
-                return VertexPayload(read(wrapper.http_body.data), kind)
+                payload = read(wrapper.http_body.data)
+                count_anew(payload, headers)
+                return VertexPayload(payload, kind)
         return Payload(skip_response=True)
 
     def usage_reader(self, request: Request, response: Response) -> UsageReader | None:

@@ -104,10 +104,11 @@ def test_a_medium_counts_the_same_however_its_json_is_spaced() -> None:
     assert one.prompts == other.prompts
 
 
-def test_a_medium_takes_a_fixed_number_of_bytes() -> None:
-    small = {"type": "image_url", "image_url": {"url": "http://x/y.png"}}
+def test_an_image_takes_as_many_bytes_as_its_tokens_would() -> None:
+    """225 tokens: nobody looks at what an address names."""
+    image = {"type": "image_url", "image_url": {"url": "http://x/y.png"}}
 
-    assert len(chat(user([small]))) == len(chat(user([IMAGE]))) == len(chat(user([]))) + len(b"\xfe") + 9 + 17
+    assert len(chat(user([image]))) == len(chat(user([]))) + len(b"\xfe") + 9 + 4 * 225
 
 
 @pytest.mark.parametrize(
