@@ -80,7 +80,7 @@ class Director:
         Raises RequestError when the request is refused. Once `request.result` is set, the request is accounted for and
         the completion hooks are owed.
         """
-        timed = self._paths % TIMED_EVERY == 0
+        timed = self.times_next
         self._paths += 1
         plain = self._read(pipeline, request, head, body)
         self._rewrite(request)
@@ -111,6 +111,11 @@ class Director:
         request.payload.forget_prompts()
         request.body = b""
         return self._destination(request, result, body, plain)
+
+    @property
+    def times_next(self) -> bool:
+        """Whether what the next request costs is measured."""
+        return self._paths % TIMED_EVERY == 0
 
     def use(self, pipeline: Pipeline) -> None:
         """Decide with `pipeline` from the next request on."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
+from time import perf_counter
 from typing import Any, Final
 
 from epp.api import Parser, Request, RequestError, Response, Termination, UsageReader, headers
@@ -13,6 +14,7 @@ from epp.director.waiting import Path, Suspend, Wait
 from epp.extproc.exchange import BodyMode, Destination, RequestHead, ResponseHead
 from epp.observability.explain import Decision
 from epp.observability.explanation import EXPLAIN, EXPLAINED, one_line
+from epp.scheduling.observer import TIMED_EVERY
 
 _EVENT_STREAM: Final = "text/event-stream"
 
@@ -27,6 +29,7 @@ class RequestExchange:
     __slots__ = (
         "_director",
         "_end_told",
+        "_handling_s",
         "_headers_only",
         "_mode",
         "_pipeline",
@@ -46,6 +49,7 @@ class RequestExchange:
         self._restorer: Restorer | None = None
         self._headers_only = False
         self._end_told = False
+        self._handling_s: float | None = None  # spent on the body of a streamed response; only timed for some of them
         self.request: Request | None = None
         self.response = Response()
 
@@ -59,6 +63,7 @@ class RequestExchange:
             request.set_headers[headers.REQUEST_ID] = request.id
         self._mode = head.response_body_mode
         self._headers_only = head.end_of_stream
+        self._handling_s = 0.0 if director.times_next else None
         path = director.path(self._pipeline, request, head, body)
         try:
             waiting = next(path)
@@ -149,12 +154,22 @@ class RequestExchange:
             self._restorer = WholeRestorer(replace)
 
     def response_body(self, chunk: bytes, *, last: bool) -> bytes:
+        if self._handling_s is None:
+            return self._body_piece(chunk, last=last)
+        before = perf_counter()
+        piece = self._body_piece(chunk, last=last)
+        self._handling_s += perf_counter() - before
+        return piece
+
+    def _body_piece(self, chunk: bytes, *, last: bool) -> bytes:
         response = self.response
         request = self.request
         if chunk:
             now = self._director.clock()
             if response.first_chunk_s is None:
                 response.first_chunk_s = now
+            elif response.streaming and request is not None and response.last_chunk_s is not None:
+                self._director.recorder.piece_came(request, now - response.last_chunk_s)
             response.last_chunk_s = now
             response.chunks += 1
             response.size_bytes += len(chunk)
@@ -211,6 +226,17 @@ class RequestExchange:
                     self._director.recorder.plugin_failed("ResponseComplete", hook, error)
         # Whoever takes over waits refers back to this exchange: without the circle its memory is free at once.
         self._suspend = _nobody_waits
+        self._time_handling(response)
         self._director.recorder.request_ended(request, response)
         self._director.decisions.ended(request, response)
         self._director.request_log.request_line(request, response, self._pipeline.config_hash)
+
+    def _time_handling(self, response: Response) -> None:
+        if not response.body_seen or response.termination is not Termination.COMPLETE:
+            return
+        if not response.streaming:
+            assert response.started_s is not None
+            assert response.ended_s is not None
+            self._director.recorder.response_handled(response.ended_s - response.started_s)
+        elif self._handling_s is not None:
+            self._director.recorder.response_handled(self._handling_s, count=TIMED_EVERY)

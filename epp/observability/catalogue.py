@@ -36,6 +36,13 @@ _TPOT: Final[Bounds] = (
 _LLM_D_TPOT: Final[Bounds] = tuple(b for b in _TPOT if b <= 2 and b != 1.5)
 _NTPOT: Final[Bounds] = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 _SUB_MS: Final[Bounds] = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
+_ITL: Final[Bounds] = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 2)
+_REQUEST_HANDLING: Final[Bounds] = (
+    *(0.0005, 0.001, 0.002, 0.005, 0.01, 0.015, 0.025, 0.04, 0.06, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)
+_RESPONSE_HANDLING: Final[Bounds] = (
+    *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
+)
 _STREAM: Final[Bounds] = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 120, 300, 600)
 _REQUEST_SIZE: Final[Bounds] = tuple(float(64 << k) for k in range(25))
 _OUTPUT: Final[Bounds] = (1, *(float(8 << k) for k in range(11)))
@@ -134,6 +141,15 @@ class Catalogue:
                 bounds=_LLM_D_TPOT,
             ),
         )
+        self.itl_s = histogram(
+            _REQUEST,
+            _llm_d(
+                "request_streaming_itl_seconds",
+                "Inter-token latency in seconds for streaming requests, "
+                "measured as the time between consecutive response body chunks.",
+                bounds=_ITL,
+            ),
+        )
         self.ntpot_s = histogram(
             _REQUEST,
             _gie(
@@ -203,6 +219,26 @@ class Catalogue:
             (),
             _gie("extension_scheduler_e2e_duration_seconds", scheduling, (), bounds=_SUB_MS),
             _llm_d("scheduler_e2e_duration_seconds", scheduling, (), bounds=_SUB_MS),
+        )
+        self.request_handling_s = histogram(
+            (),
+            _llm_d(
+                "request_processing_duration_seconds",
+                "EPP request processing latency distribution in seconds, from request receipt until the request body has been "
+                "handled, including admission control.",
+                (),
+                bounds=_REQUEST_HANDLING,
+            ),
+        )
+        self.response_handling_s = histogram(
+            (),
+            _llm_d(
+                "response_processing_duration_seconds",
+                "EPP response processing latency distribution in seconds: the sum of per-chunk handler time for a streamed "
+                "response, or the interval from response headers to completion for a non-streaming response.",
+                (),
+                bounds=_RESPONSE_HANDLING,
+            ),
         )
         attempts = "Total number of scheduling attempts."
         self.scheduler_attempts = counter(

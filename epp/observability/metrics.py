@@ -42,6 +42,7 @@ class _RequestSeries:
         "cached_tokens",
         "duration_s",
         "input_tokens",
+        "itl_s",
         "labels",
         "ntpot_s",
         "output_tokens",
@@ -62,6 +63,7 @@ class _RequestSeries:
         self.ttft_s = catalogue.ttft_s.labels(*labels, "false")
         self.ttft_streaming_s = catalogue.ttft_s.labels(*labels, "true")
         self.tpot_s = catalogue.tpot_s.labels(*labels)
+        self.itl_s = catalogue.itl_s.labels(*labels)
         self.ntpot_s = catalogue.ntpot_s.labels(*labels)
         self.request_size_bytes = catalogue.request_size_bytes.labels(*labels)
         self.response_size_bytes = catalogue.response_size_bytes.labels(*labels)
@@ -100,6 +102,8 @@ class Recorder:
         self._unexpected = self._catalogue.unexpected_messages.labels()
         self._bodies_unread = self._catalogue.response_bodies.labels("false")
         self._bodies_read = self._catalogue.response_bodies.labels("true")
+        self._request_handling_s = self._catalogue.request_handling_s.labels()
+        self._response_handling_s = self._catalogue.response_handling_s.labels()
         self._scheduling_s = self._catalogue.scheduler_duration_s.labels()
         self._streams_open = self._catalogue.streams_open.labels()
         self._stream_s = self._catalogue.stream_duration_s.labels()
@@ -133,6 +137,7 @@ class Recorder:
         series = self._series(request)
         series.total.inc()
         series.request_size_bytes.observe(request.size_bytes)
+        self._request_handling_s.observe(self._clock() - request.received_s)
 
     def request_refused(self, request: Request | None, code: Code) -> None:
         """The client was told `code`. Without a request it was refused before anything was known about it."""
@@ -179,6 +184,16 @@ class Recorder:
         # Kept with the request: it must end on the very gauge on which it began.
         request.state[self] = series
         series.running.inc()
+
+    def piece_came(self, request: Request, after_s: float) -> None:
+        """A piece of a streamed response, so long after the one before it."""
+        series: _RequestSeries | None = request.state.get(self)
+        if series is not None:
+            series.itl_s.observe(after_s)
+
+    def response_handled(self, duration_s: float, *, count: int = 1) -> None:
+        """The picker's own work on a response took so long, as that on `count` of them."""
+        self._response_handling_s.observe_many(duration_s, count=count)
 
     def request_ended(self, request: Request, response: Response) -> None:
         """The request is over, however it ended. Does nothing unless it was started, and the second time."""

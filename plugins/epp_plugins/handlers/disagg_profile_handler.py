@@ -91,7 +91,7 @@ class DisaggProfileHandler(ProfileHandler, PreRequest):
         self._decisions = handle.metrics.counter(
             f"llm_d_epp_{self.decision_metric}",
             "Requests by the stages that got an endpoint of their own",
-            ("model_name", "decision_type"),
+            ("plugin_name", "plugin_type", "model_name", "decision_type"),
         )
         self._unavailable: Metric = handle.metrics.counter(
             "llm_d_epp_disagg_stage_unavailable_total", "Stages that were wanted and found no endpoint", ("stage",)
@@ -161,7 +161,7 @@ class DisaggProfileHandler(ProfileHandler, PreRequest):
                     kept[profile] = results[profile]
         if decoder is not None:
             kept[self._stages.decode] = results[self._stages.decode]
-            self._decisions.labels(request.model, self._decision(kept)).inc()
+            self._decisions.labels(self.name, self.type, request.model or "unknown", self._decision(kept)).inc()
         return SchedulingResult(kept, self._stages.decode)
 
     def _note(self, stage: str, *, available: bool) -> None:

@@ -105,20 +105,23 @@ class ApproxPrefixCacheProducer(DataProducer, PreRequest, ResponseComplete, Endp
         self._tuned = False  # an engine has told the block size
         self._set_block_size(params.block_size_tokens or params.block_size or _LEAST_TUNED_TOKENS)
         metrics = handle.metrics
+        labels, values = ("plugin_name", "plugin_type"), (handle.name, self.type)
         self._size = metrics.gauge(
-            "inference_extension_prefix_indexer_size", "Blocks in the prefix index, over all endpoints"
-        )
+            "llm_d_epp_prefix_indexer_size", "Blocks in the prefix index, over all endpoints", labels
+        ).labels(*values)
         self._size_bytes = metrics.gauge("llm_epp_prefix_index_bytes", "Memory that the prefix index takes, roughly")
         self._hit_ratio = metrics.histogram(
-            "inference_extension_prefix_indexer_hit_ratio",
+            "llm_d_epp_prefix_indexer_hit_ratio",
             "Share of the prompt's blocks that the chosen endpoint was believed to hold",
+            labels,
             buckets=_RATIO_BUCKETS,
-        )
+        ).labels(*values)
         self._hit_bytes = metrics.histogram(
-            "inference_extension_prefix_indexer_hit_bytes",
+            "llm_d_epp_prefix_indexer_hit_bytes",
             "Bytes of the prompt that the chosen endpoint was believed to hold",
+            labels,
             buckets=_BYTES_BUCKETS,
-        )
+        ).labels(*values)
 
     def produces(self) -> Sequence[str]:
         return (self._key,)

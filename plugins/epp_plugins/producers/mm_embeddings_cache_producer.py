@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Annotated, Final
 
 import msgspec
@@ -18,6 +18,7 @@ from epp.api import (
     Endpoint,
     EndpointListener,
     Handle,
+    Medium,
     PreRequest,
     Request,
     SchedulingResult,
@@ -27,6 +28,7 @@ from epp.api import (
 
 MEDIUM_MB: Final = 2  # of one encoded medium
 DEFAULT_CACHE_MB: Final = 4096
+_RATIOS: Final = tuple(i / 10 for i in range(11))
 
 
 class MmEmbeddingsCacheProducer(DataProducer, PreRequest, EndpointListener):
@@ -57,10 +59,21 @@ class MmEmbeddingsCacheProducer(DataProducer, PreRequest, EndpointListener):
         self._capacity = megabytes // MEDIUM_MB
         self._held: dict[Endpoint, OrderedDict[bytes, None]] = {}
         metrics = handle.metrics
-        self._queries = metrics.counter("llm_d_epp_encoder_cache_queries_total", "Media of requests")
-        self._hits = metrics.counter(
-            "llm_d_epp_encoder_cache_hits_total", "Media that the chosen endpoint was believed to hold"
+        plugin = ("plugin_type", "plugin_name")
+        self._queries = metrics.counter(
+            "llm_d_epp_encoder_cache_queries_total", "Media of requests", (*plugin, "modality")
         )
+        self._hits = metrics.counter(
+            "llm_d_epp_encoder_cache_hits_total",
+            "Media that the chosen endpoint was believed to hold",
+            (*plugin, "pod", "modality"),
+        )
+        self._hit_ratio = metrics.histogram(
+            "llm_d_epp_encoder_cache_hit_ratio",
+            "Share of a request's media that the chosen endpoint was believed to hold",
+            plugin,
+            buckets=_RATIOS,
+        ).labels(self.type, self.name)
 
     def produces(self) -> Sequence[str]:
         return (self._key,)
@@ -69,35 +82,43 @@ class MmEmbeddingsCacheProducer(DataProducer, PreRequest, EndpointListener):
         return (self._prompt_key,)
 
     def produce(self, request: Request, candidates: Candidates) -> None:
-        sizes = self._sizes(request)
+        media = self._media(request)
         matched = np.zeros(self.handle.fleet.capacity)
-        for endpoint in candidates if sizes else ():
+        for endpoint in candidates if media else ():
             held = self._held.get(endpoint)
             if held:
-                matched[endpoint.row] = sum(size for medium, size in sizes.items() if medium in held)
-        request.data[self._key] = EncoderMatch(matched, float(sum(sizes.values())))
+                matched[endpoint.row] = sum(medium.tokens for key, medium in media.items() if key in held)
+        request.data[self._key] = EncoderMatch(matched, float(sum(medium.tokens for medium in media.values())))
 
     def pre_request(self, request: Request, result: SchedulingResult) -> None:
-        sizes = self._sizes(request)
-        if not sizes:
+        media = self._media(request)
+        if not media:
             return
         encoding = result.profiles.get(self.params.encode_profile_name)
         endpoint = encoding.endpoints[0] if encoding is not None and encoding.endpoints else result.target
         if not endpoint.alive:
             return
         held = self._held.setdefault(endpoint, OrderedDict())
-        self._queries.inc(len(sizes))
-        self._hits.inc(sum(medium in held for medium in sizes))
-        for medium in sizes:
-            held[medium] = None
-            held.move_to_end(medium)
+        self._count(endpoint, media, held)
+        for content_hash in media:
+            held[content_hash] = None
+            held.move_to_end(content_hash)
         while len(held) > self._capacity:
             held.popitem(last=False)
 
     def endpoint_removed(self, endpoint: Endpoint) -> None:
         self._held.pop(endpoint, None)
 
-    def _sizes(self, request: Request) -> dict[bytes, int]:
+    def _media(self, request: Request) -> dict[bytes, Medium]:
         """By content hash: a medium that is there twice is encoded once."""
         prompt: TokenizedPrompt | None = request.data.get(self._prompt_key)
-        return {medium.content_hash: medium.tokens for medium in prompt.media} if prompt is not None else {}
+        return {medium.content_hash: medium for medium in prompt.media} if prompt is not None else {}
+
+    def _count(self, endpoint: Endpoint, media: Mapping[bytes, Medium], held: Container[bytes]) -> None:
+        hits = 0
+        for content_hash, medium in media.items():
+            self._queries.labels(self.type, self.name, medium.kind).inc()
+            if content_hash in held:
+                hits += 1
+                self._hits.labels(self.type, self.name, endpoint.name, medium.kind).inc()
+        self._hit_ratio.observe(hits / len(media))

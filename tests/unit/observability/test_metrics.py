@@ -78,6 +78,32 @@ def test_a_whole_response_has_no_time_per_token_and_its_duration_as_time_to_firs
     assert value(recorder, "inference_objective_request_tpot_seconds_count", **M) == 0
 
 
+def test_pieces_of_a_streamed_response_give_the_time_between_them_until_it_ends() -> None:
+    recorder = make_recorder()
+    request = make_request("m", target="t")
+    recorder.request_started(request)
+
+    recorder.piece_came(request, 0.03)
+    recorder.piece_came(request, 0.05)
+    recorder.request_ended(request, make_response())
+    recorder.piece_came(request, 9.0)
+
+    assert value(recorder, "llm_d_epp_request_streaming_itl_seconds_count", **R) == 2
+    assert value(recorder, "llm_d_epp_request_streaming_itl_seconds_sum", **R) == pytest.approx(0.08)
+
+
+def test_what_the_picker_itself_takes_for_requests_and_responses() -> None:
+    request = make_request("m", target="t")
+    recorder = Recorder(Clock(request.received_s + 0.25), process=False)
+
+    recorder.request_routed(request)
+    recorder.response_handled(0.001, count=8)
+
+    assert value(recorder, "llm_d_epp_request_processing_duration_seconds_sum") == pytest.approx(0.25)
+    assert value(recorder, "llm_d_epp_response_processing_duration_seconds_count") == 8
+    assert value(recorder, "llm_d_epp_response_processing_duration_seconds_sum") == pytest.approx(0.008)
+
+
 def test_tokens_that_were_not_reported_are_not_counted() -> None:
     recorder = make_recorder()
 
@@ -380,6 +406,11 @@ GO_BUCKETS = {
     "inference_objective_normalized_time_per_output_token_seconds": "0.001 0.002 0.005 0.01 0.02 0.05 0.1 0.2 0.5 1 2 5 10",
     "inference_extension_scheduler_e2e_duration_seconds": "0.0001 0.0002 0.0005 0.001 0.002 0.005 0.01 0.02 0.05 0.1",
     "llm_d_epp_response_size_bytes": "1 8 16 32 64 128 256 512 1024 2048 4096 8192 16384 32768 65536",
+    "llm_d_epp_request_streaming_itl_seconds": "0.001 0.005 0.01 0.02 0.04 0.06 0.08 0.1 0.15 0.2 0.3 0.5 0.75 1 2",
+    "llm_d_epp_request_processing_duration_seconds": "0.0005 0.001 0.002 0.005 0.01 0.015 0.025 0.04 0.06 0.1 0.25 0.5 1 "
+    "2.5 5 10",
+    "llm_d_epp_response_processing_duration_seconds": "0.0001 0.00025 0.0005 0.001 0.0025 0.005 0.01 0.025 0.05 0.1 0.25 "
+    "0.5 1 2.5 5",
     "llm_d_epp_request_streaming_tpot_seconds": "0.0005 0.00205 0.005 0.01 0.02 0.04 0.06 0.08 0.1 0.125 0.15 0.2 0.3 "
     "0.4 0.5 0.6 0.8 1 2",
 }
@@ -389,6 +420,7 @@ GO_BUCKETS = {
 def test_buckets_are_those_of_the_go_epp(name: str) -> None:
     recorder = make_recorder()
     served(recorder)
+    recorder.response_handled(0.0)
 
     page = recorder.render()[0].decode()
 

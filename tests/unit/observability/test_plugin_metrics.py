@@ -68,3 +68,22 @@ def test_a_metric_refuses_what_its_kind_cannot_do() -> None:
         metrics.gauge("g", "").observe(1)
     with pytest.raises(TypeError, match="only a gauge"):
         metrics.counter("c", "").set(1)
+
+
+def test_a_metric_that_the_go_epp_has_under_two_names_is_shown_under_both() -> None:
+    recorder = make_recorder()
+    size = recorder.plugin_metrics.gauge("llm_d_epp_prefix_indexer_size", "Size.", ("plugin_name", "plugin_type"))
+
+    size.labels("one", "p").set(3)
+    size.labels("two", "p").set(4)
+
+    assert value(recorder, "llm_d_epp_prefix_indexer_size", plugin_name="one", plugin_type="p") == 3
+    assert value(recorder, "inference_extension_prefix_indexer_size") == 7
+
+
+def test_the_older_of_two_names_is_taken_too() -> None:
+    metrics = make_recorder().plugin_metrics
+    metrics.counter("llm_d_epp_disagg_decision_total", "", ("model_name", "decision_type"))
+
+    with pytest.raises(ConfigError, match="the picker's own"):
+        metrics.counter("llm_d_inference_scheduler_disagg_decision_total", "")

@@ -593,7 +593,7 @@ class RecordedMetrics(NoMetrics):
     def histogram(
         self, name: str, documentation: str, labels: Sequence[str] = (), *, buckets: Sequence[float] = ()
     ) -> Metric:
-        return self.made.setdefault(name.removeprefix("inference_extension_prefix_indexer_"), Recorded(buckets))
+        return self.made.setdefault(name.removeprefix("llm_d_epp_prefix_indexer_"), Recorded(buckets))
 
 
 def test_hits_of_the_chosen_endpoint_and_the_size_are_measured() -> None:

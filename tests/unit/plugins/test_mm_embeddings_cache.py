@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from epp.api import ENCODER_MATCH, TOKENIZED_PROMPT, EncoderMatch, Fleet, Medium, Request, TokenizedPrompt, data_key
 from epp_plugins.producers.mm_embeddings_cache_producer import MmEmbeddingsCacheProducer
 from epp_plugins.scorers.mm_embeddings_cache_scorer import MmEmbeddingsCacheScorer
-from tests.support.plugins import make_fleet, make_plugin
+from tests.support.plugins import make_fleet, make_handle, make_plugin
+from tests.support.recording import make_recorder, value
 from tests.support.scheduling import make_request, picked
 
 
@@ -99,3 +101,21 @@ def test_another_producer_can_be_named() -> None:
 
     assert scorer.consumes() == ("EncoderCacheMatchInfo/mine",)
     assert list(scorer.score(request, fleet.candidates())) == [0.5]
+
+
+def test_queries_and_hits_are_counted_by_kind_of_medium() -> None:
+    recorder = make_recorder()
+    fleet = make_fleet(2)
+    handle = msgspec.structs.replace(make_handle(fleet, name="mm"), metrics=recorder.plugin_metrics)
+    producer = make_plugin(MmEmbeddingsCacheProducer, handle=handle)
+    picture, film = Medium(b"a", 300, kind="image"), Medium(b"b", 4500, kind="video")
+
+    send(producer, fleet, 0, picture)
+    send(producer, fleet, 0, picture, film)
+
+    mine = {"plugin_type": "mm-embeddings-cache-producer", "plugin_name": "mm"}
+    pod = fleet.candidates().endpoints[0].name
+    assert value(recorder, "llm_d_epp_encoder_cache_queries_total", **mine, modality="image") == 2
+    assert value(recorder, "llm_d_epp_encoder_cache_queries_total", **mine, modality="video") == 1
+    assert value(recorder, "llm_d_epp_encoder_cache_hits_total", **mine, pod=pod, modality="image") == 1
+    assert value(recorder, "llm_d_epp_encoder_cache_hit_ratio_sum", **mine) == 0.5
