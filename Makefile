@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-vllm lint bench bench-compare fuzz protos clean
+.PHONY: help demo test test-vllm lint bench bench-compare fuzz fuzz-config protos clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -48,6 +48,9 @@ bench-compare: $(VENV)/.dev ## what changed since an older result (OLD=bench-res
 
 fuzz: $(VENV)/.dev ## fuzz frames, header blocks, messages, conversations and KV events, ten minutes each (SECONDS=...)
 	@scripts/fuzz.sh $(or $(SECONDS),600)
+
+fuzz-config: $(VENV)/.dev ## read 100,000 damaged configuration files, about four minutes (N=..., SEED=...)
+	@$(BIN)/python -m tests.fuzz.yaml_mutations $(or $(N),100000) $(or $(SEED),0)
 
 protos: $(VENV)/.dev ## regenerate the protobuf stubs (buf from npm, or grpcio-tools)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/protos.sh
