@@ -105,6 +105,10 @@ class Plugin:
         """Data keys that this plugin reads. A missing producer is created where a default one exists."""
         return ()
 
+    def consumes_if_published(self) -> Sequence[str]:
+        """Data keys that this plugin reads where another plugin publishes them anyway, and can do without."""
+        return ()
+
     def retire(self) -> Iterator[None]:
         """Free what takes long to free, about a millisecond's worth at each step; requests are served in between.
 

@@ -147,11 +147,13 @@ def _sample(
 def _data_keys(
     cls: type[Plugin], registry: Registry, handle: Handle
 ) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:
-    if cls.produces is Plugin.produces and cls.consumes is Plugin.consumes:
+    if all(getattr(cls, name) is getattr(Plugin, name) for name in ("produces", "consumes", "consumes_if_published")):
         return (), ()
     try:
         plugin = sample(cls, registry, handle)
-        return tuple(map(str, plugin.produces())), tuple(map(str, plugin.consumes()))
+        return tuple(map(str, plugin.produces())), tuple(
+            map(str, (*plugin.consumes(), *plugin.consumes_if_published()))
+        )
     # Parameters without a default, or third-party code that fails without its surroundings.
     except Exception:
         return None, None

@@ -19,14 +19,16 @@ class DataFlow:
 
     def __init__(self, draft: Draft) -> None:
         self.produces: Keys = {}
-        self.consumes: Keys = {}
+        self.consumes: Keys = {}  # what is read if it is there, too
+        self._needs: Keys = {}
         self._draft = draft
 
     def add(self, spec: PluginSpec, plugin: Plugin) -> None:
         """Ask a plugin. One that fails to answer is a problem."""
         try:
             self.produces[spec.name] = _keys(plugin.produces())
-            self.consumes[spec.name] = _keys(plugin.consumes())
+            self._needs[spec.name] = needed = _keys(plugin.consumes())
+            self.consumes[spec.name] = (*needed, *_keys(plugin.consumes_if_published()))
         # The plugin may be third-party code.
         except Exception as error:
             self._draft.problems.error(spec.place, f'"{spec.name}" cannot say which data it uses: {error!r}')
@@ -36,7 +38,7 @@ class DataFlow:
         """Types to create, for keys that are read, that nobody publishes, and that have a default producer."""
         published = {key for keys in self.produces.values() for key in keys}
         wanted: list[str] = []
-        for key in dict.fromkeys(key for name in self._heard() for key in self.consumes[name]):
+        for key in dict.fromkeys(key for name in self._heard() for key in self._needs[name]):
             producer = key.partition("/")[2]
             taken = producer in self._draft.specs or producer in self._draft.left_out
             # One of this type under another name publishes under that name: it is there, and is not made again.
@@ -91,13 +93,20 @@ class DataFlow:
     def _check_reader(self, name: str, key: str, publisher: Mapping[str, str]) -> None:
         reader = self._spec(name)
         if key not in publisher:
-            if name in self._heard() or not _is_default(key):
+            if key not in self._needs[name]:
+                self._warn_of_unpublished(reader, key)
+            elif name in self._heard() or not _is_default(key):
                 self._report_unpublished(reader, key)
             return
         provider = self._spec(publisher[key])
         if publishes_at(provider.cls) > reads_at(reader.cls):
             message = f'"{name}" reads {key}, which "{provider.name}" publishes only later in a request'
             self._draft.problems.error(reader.place, message)
+
+    def _warn_of_unpublished(self, reader: PluginSpec, key: str) -> None:
+        if not _is_default(key):
+            message = f'"{reader.name}" reads {key}, which no plugin publishes: it does without'
+            self._draft.problems.warning(reader.place, message)
 
     def _report_unpublished(self, reader: PluginSpec, key: str) -> None:
         kind, _, producer = key.partition("/")

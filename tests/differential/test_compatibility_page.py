@@ -11,6 +11,7 @@ from epp_plugins.registry import BUILTIN
 from tests.differential.bad_requests import BAD_REQUESTS, GRPC_REQUESTS, ODD_REQUESTS
 from tests.differential.configurations import JUDGED, SAMPLES
 from tests.differential.scenarios import SCENARIOS
+from tests.differential.test_added import CONFIGS as ADDED
 from tests.differential.test_media_tokens import ASKS as MEDIA
 from tests.differential.test_responses import RESPONSES
 
@@ -35,3 +36,4 @@ def test_numbers_are_those_of_the_tests() -> None:
     assert f"{requests} requests" in _PAGE
     assert f"{len(RESPONSES)} responses" in _PAGE
     assert f"| {len(MEDIA)} requests each |" in _PAGE
+    assert f"| {len(ADDED)} configurations |" in _PAGE

@@ -156,12 +156,16 @@ class Producer(DataProducer):
     class Params(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         produces: tuple[str, ...] = ()
         consumes: tuple[str, ...] = ()
+        may: tuple[str, ...] = ()
 
     def produces(self) -> Sequence[str]:
         return tuple(self.params.produces)
 
     def consumes(self) -> Sequence[str]:
         return tuple(self.params.consumes)
+
+    def consumes_if_published(self) -> Sequence[str]:
+        return tuple(self.params.may)
 
     def produce(self, request: Request, candidates: Candidates) -> None:
         return None

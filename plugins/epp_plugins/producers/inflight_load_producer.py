@@ -78,7 +78,7 @@ class InflightLoadProducer(DataProducer, PreRequest, ResponseStreaming, Response
     def produces(self) -> Sequence[str]:
         return (self._key,)
 
-    def consumes(self) -> Sequence[str]:
+    def consumes_if_published(self) -> Sequence[str]:
         return (self._prefix_key,)
 
     def produce(self, request: Request, candidates: Candidates) -> None:

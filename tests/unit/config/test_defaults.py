@@ -152,6 +152,35 @@ def test_missing_producers_are_created_transitively_and_run_before_their_readers
     assert resolved.consumes["inflight-load-producer"] == (data_key(PREFIX_MATCH),)
 
 
+PREFIX = "PrefixCacheMatchInfo/approx-prefix-cache-producer"
+MAY_READ = f"- {{type: producer, name: late, parameters: {{produces: [A/late], may: [{PREFIX}]}}}}\n"
+READER = "- {type: producer, name: reader, parameters: {consumes: [A/late]}}\n"
+
+
+def test_data_that_a_plugin_can_do_without_bring_no_producer() -> None:
+    resolved = resolve_fake(f"plugins:\n{MAY_READ}{READER}- {{type: queue-scorer}}\n")
+
+    assert resolved.producers == ("late", "reader", "inflight-load-producer")
+    assert resolved.warnings == ()
+
+
+def test_data_that_a_plugin_can_do_without_come_before_it_where_they_are_published() -> None:
+    producer = "- {type: approx-prefix-cache-producer}\n"
+
+    resolved = resolve_fake(f"plugins:\n{MAY_READ}{producer}{READER}- {{type: queue-scorer}}\n")
+
+    assert resolved.producers[:3] == ("approx-prefix-cache-producer", "late", "reader")
+    assert resolved.consumes["late"] == (PREFIX,)
+
+
+def test_a_producer_that_is_named_and_not_there_is_told_by_who_can_do_without() -> None:
+    plugins = "- {type: producer, name: late, parameters: {may: [PrefixCacheMatchInfo/mine]}}\n- {type: queue-scorer}\n"
+
+    [warning] = resolve_fake(f"plugins:\n{plugins}").warnings
+
+    assert warning.message == '"late" reads PrefixCacheMatchInfo/mine, which no plugin publishes: it does without'
+
+
 def test_a_default_producer_under_another_name_is_not_made_again() -> None:
     """It once was asked for without end."""
     plugins = "plugins: [{type: inflight-load-producer, name: mine}, {type: token-load-scorer}]\n"
