@@ -47,13 +47,15 @@ HTTP_STATUS: Final[Mapping[Code, int]] = MappingProxyType(
 
 
 class RequestError(Exception):
-    """The request cannot be served; the client is told `code` and `message`.
+    """The request cannot be served; the client is told `code` and `message`. Raises TypeError where they are none.
 
     `headers` are added to the reply (for example the reason why a request was dropped). The message must hold nothing
     that a client may not see.
     """
 
     def __init__(self, code: Code, message: str, *, headers: Mapping[str, str] | None = None) -> None:
+        if not isinstance(code, Code) or not isinstance(message, str):
+            raise TypeError(f"RequestError: expected a Code and a text, got {code!r} and {type(message).__name__}")
         super().__init__(message)
         self.code = code
         self.message = message

@@ -218,6 +218,8 @@ class SchedulingResult:
     __slots__ = ("_endpoints", "destination", "primary", "profiles")
 
     def __init__(self, profiles: Mapping[str, ProfileResult | None], primary: str, *, destination: str = "") -> None:
+        if destination and not (isinstance(destination, str) and destination.isascii() and destination.isprintable()):
+            raise ValueError(f"a destination is ip:port, got {destination!r}")
         self.profiles = profiles
         self.primary = primary
         self.destination = destination

@@ -27,6 +27,7 @@ from epp.config.pipeline import Pipeline
 from epp.data.datastore import Datastore
 from epp.director.encoding import Encodings
 from epp.director.preference import check_preference
+from epp.director.sendable import Sendable
 from epp.director.waiting import Path, Wait
 from epp.extproc.exchange import Destination, RequestHead
 from epp.observability.bodies import BodyWatch
@@ -67,6 +68,7 @@ class Director:
         self.request_log = RequestLog(self.decisions)
         self.explain_header = explain_header and self.decisions.keeps
         self.log = logging.getLogger("epp.director")
+        self.sendable = Sendable(self.log, clock)
         self.bodies = BodyWatch(recorder.response_body_sent, self.log)
         self._encodings = encodings
         self._use_subset_hint = use_subset_hint
@@ -174,7 +176,13 @@ class Director:
     def _shed(self, pipeline: Pipeline, request: Request) -> None:
         if request.priority >= 0:
             return
-        if pipeline.saturation_detector.saturation(self.datastore.fleet.candidates()) >= 1.0:
+        detector = pipeline.saturation_detector
+        try:
+            saturated = bool(detector.saturation(self.datastore.fleet.candidates()) >= 1.0)
+        except Exception as error:
+            self.recorder.plugin_failed("Saturation", detector, error)
+            return
+        if saturated:
             total = len(self.datastore.fleet)
             raise Unavailable(
                 Code.RESOURCE_EXHAUSTED,
@@ -204,7 +212,10 @@ class Director:
         screening = Screening(candidates)
         for screener in pipeline.screeners:
             try:
-                allowed &= np.asarray(screener.screen(request, candidates), dtype=np.bool_)
+                stay = np.asarray(screener.screen(request, candidates), dtype=np.bool_)
+                if stay.shape != allowed.shape:
+                    raise ValueError(f"returned shape {stay.shape} for {len(candidates)} candidates")
+                allowed &= stay
             except Exception as error:
                 self.recorder.plugin_failed("Screener", screener, error)
             kept = candidates.keep(allowed)
@@ -284,7 +295,7 @@ class Director:
             metadata[headers.METADATA_NAMESPACE] = {headers.DESTINATION_ENDPOINT_SCORES: _scores(result)}
         return Destination(
             result.destination or ",".join([e.host_port for e in result.endpoints]),
-            set_headers=request.set_headers,
+            set_headers=self.sendable.headers(request.set_headers),
             metadata=metadata,
             body=changed,
             skip_response=request.payload.skip_response,

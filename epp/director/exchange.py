@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from time import perf_counter
 from typing import Any, Final
 
-from epp.api import Parser, Request, RequestError, Response, Termination, UsageReader, headers
+from epp.api import Parser, Request, RequestError, Response, Termination, Usage, UsageReader, headers
 from epp.director.director import Director
 from epp.director.restoring import EventRestorer, Restorer, WholeRestorer
 from epp.director.waiting import Path, Suspend, Wait
@@ -84,6 +84,7 @@ class RequestExchange:
         return destination
 
     def refused(self, error: RequestError) -> None:
+        error.headers = self._director.sendable.headers(error.headers)
         self.response.status = error.http_status
         self.response.refusal = error.code.value
         director = self._director
@@ -133,7 +134,7 @@ class RequestExchange:
             self._read_body(request, response, hold_allowed=hold_allowed)
         if self._director.explain_header:
             response.set_headers.update(self._explained())
-        return response.set_headers
+        return self._director.sendable.headers(response.set_headers) if response.set_headers else {}
 
     def _read_body(self, request: Request, response: Response, *, hold_allowed: bool) -> None:
         parser: Parser | None = request.state.get(Parser)
@@ -190,7 +191,7 @@ class RequestExchange:
         return self._restorer.feed(chunk, last=last)
 
     def response_metadata(self) -> Mapping[str, Mapping[str, Any]]:
-        return self.response.dynamic_metadata
+        return self._director.sendable.metadata(self.response.dynamic_metadata)
 
     def _tell_the_end(self, request: Request) -> None:
         """An empty last chunk may follow another last one: the hooks run at the first."""
@@ -203,8 +204,12 @@ class RequestExchange:
 
     def _finish_usage(self) -> None:
         reader, self._usage = self._usage, None
-        if reader is not None:
-            self.response.usage = reader.finish()
+        if reader is None:
+            return
+        usage = reader.finish()
+        if usage is not None and not isinstance(usage, Usage):
+            raise TypeError(f"a usage reader has returned {type(usage).__name__}")
+        self.response.usage = usage
 
     # --- the end -----------------------------------------------------------------------------------------------------
 
@@ -226,8 +231,12 @@ class RequestExchange:
                     self._director.recorder.plugin_failed("ResponseComplete", hook, error)
         # Whoever takes over waits refers back to this exchange: without the circle its memory is free at once.
         self._suspend = _nobody_waits
-        self._time_handling(response)
-        self._director.recorder.request_ended(request, response)
+        try:
+            self._time_handling(response)
+            self._director.recorder.request_ended(request, response)
+        # Numbers that come from a plugin may be none.
+        except Exception as error:
+            self.failed("metrics", error)
         self._director.decisions.ended(request, response)
         self._director.request_log.request_line(request, response, self._pipeline.config_hash)
 

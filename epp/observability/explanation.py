@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from epp.api import Candidates, Endpoint, Floats
+from epp.api import Candidates, Endpoint, Floats, PrefixMatch
 from epp.observability.explain import Decision, Detail
 from epp.observability.plain import encode_json
 from epp.scheduling.trace import Named, ProfileRun
@@ -182,7 +182,7 @@ def _facts(decision: Decision, detail: Detail, row: int) -> dict[str, Any]:
 
 
 def _first_prefix(detail: Detail, row: int) -> float | None:
-    for _, match in detail.prefixes:
+    for _, match in _readable(detail):
         return match.matched_blocks.item(row) if row < len(match.matched_blocks) else None
     return None
 
@@ -208,8 +208,15 @@ def _prefixes(detail: Detail) -> list[dict[str, Any]]:
             if match.told is None
             else [e.name for e, row in _with_rows(detail.given) if row < len(match.told) and match.told.item(row)],
         }
-        for key, match in detail.prefixes
+        for key, match in _readable(detail)
     ]
+
+
+def _readable(detail: Detail) -> Iterator[tuple[str, PrefixMatch]]:
+    """A plugin may have published anything."""
+    for key, match in detail.prefixes:
+        if isinstance(match.matched_blocks, np.ndarray) and match.matched_blocks.ndim == 1:
+            yield key, match
 
 
 def _profile(decision: Decision, detail: Detail, run: ProfileRun) -> dict[str, Any]:

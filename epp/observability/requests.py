@@ -6,7 +6,7 @@ import logging
 import math
 from typing import Any, Final
 
-from epp.api import Request, Response
+from epp.api import PrefixMatch, Request, Response
 from epp.observability.explain import Decision, Decisions, Detail
 from epp.observability.logs import VERBOSE
 
@@ -67,9 +67,17 @@ def _pick(detail: Detail, *, row: int) -> dict[str, int | None]:
         "candidates": len(detail.given),
         "queue": int(waiting) if math.isfinite(waiting) else None,
         "in_flight": int(detail.in_flight.item(row)) + 1,
-        "prefix_blocks": None if match is None else int(match.matched_blocks.item(row)),
+        "prefix_blocks": None if match is None else _blocks(match, row),
         "prefix_total": None if match is None else match.total_blocks,
     }
+
+
+def _blocks(match: PrefixMatch, row: int) -> int | None:
+    """None where a plugin has published what cannot be read."""
+    try:
+        return int(match.matched_blocks.item(row))
+    except (AttributeError, IndexError, TypeError, ValueError, OverflowError):
+        return None
 
 
 def _ms(seconds: float | None) -> float | None:

@@ -19,6 +19,7 @@ from epp.api import (
     WAITING_REQUESTS,
     Candidates,
     Code,
+    Endpoint,
     Filter,
     Floats,
     Picker,
@@ -123,11 +124,9 @@ class Profile:
         scores: list[Floats | None] = []
         totals = self._score(request, left, scores, timed=timed)
         before = perf_counter() if timed else 0.0
-        positions = self._pick(request, left, totals)
+        picked = self._pick(request, left, totals)
         if timed:
             self._picker_timer(perf_counter() - before)
-        endpoints = left.endpoints
-        picked = tuple([endpoints[i] for i in positions])
         if trace is not None:
             trace.append(ProfileRun(self._outline, candidates, left, tuple(steps), tuple(scores), totals, picked))
         return ProfileResult(picked, left, totals)
@@ -175,15 +174,16 @@ class Profile:
                 step.timer(perf_counter() - before)
         return totals if totals is not None else np.zeros(shape)
 
-    def _pick(self, request: Request, candidates: Candidates, totals: Floats) -> Sequence[int]:
+    def _pick(self, request: Request, candidates: Candidates, totals: Floats) -> tuple[Endpoint, ...]:
+        endpoints = candidates.endpoints
         try:
-            positions = self.picker.pick(request, candidates, totals)
-            if len(positions) == 0:
+            picked = tuple([endpoints[i] for i in self.picker.pick(request, candidates, totals)])
+            if not picked:
                 raise ValueError("picked nothing")
         except Exception as error:
             self._observer.plugin_failed("Picker", self.picker, error)
-            positions = (int(totals.argmax()),)
-        return positions
+            picked = (endpoints[int(totals.argmax())],)
+        return picked
 
 
 def _checked(scores: Floats | Sequence[float], candidates: Candidates) -> Floats:
