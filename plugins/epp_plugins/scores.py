@@ -13,8 +13,11 @@ from epp.api import Floats
 _HUGE: Final = 1e15
 
 
-def lowest_is_best(values: Floats) -> Floats:
-    """(max - v) / (max - min): 1 for the lowest, 0 for the highest, all 1 when equal. A value that is not finite scores 0."""
+def lowest_is_best(values: Floats, *, least_span: float = 0.0) -> Floats:
+    """(max - v) / (max - min): 1 for the lowest, 0 for the highest, all 1 when equal. A value that is not finite scores 0.
+
+    A smaller difference than `least_span` between the highest and the lowest makes as much less of a difference in scores.
+    """
     if not len(values):
         return np.zeros(0)
     # argmin and item cost a quarter of min() on short vectors, and hand a NaN through.
@@ -23,10 +26,10 @@ def lowest_is_best(values: Floats) -> Floats:
     if span == 0.0:
         return np.ones(len(values))
     if 0.0 < span < math.inf:
-        return (high - values) / span
+        return (high - values) / span if span >= least_span else 1.0 - (values - low) / least_span
     scores = np.zeros(len(values))
     usable = np.isfinite(values)
-    scores[usable] = lowest_is_best(values[usable].clip(0.0, _HUGE))
+    scores[usable] = lowest_is_best(values[usable].clip(0.0, _HUGE), least_span=least_span)
     return scores
 
 

@@ -30,3 +30,24 @@ def test_no_candidates() -> None:
     fleet = make_fleet(0)
 
     assert make_plugin(LoraAffinityScorer, fleet).score(make_request(), fleet.candidates()) == []
+
+
+def test_an_endpoint_that_is_loading_the_adapter_may_come_before_those_with_room() -> None:
+    fleet = make_fleet(4, **{LORA_CAPACITY: [4, 1, 4, 4]})
+    loading, loading_full, room, active = fleet.candidates().endpoints
+    loading.lora_waiting = frozenset({"mine"})
+    loading_full.lora_waiting = frozenset({"mine"})
+    room.lora_active = frozenset({"other"})
+    active.lora_active = frozenset({"mine"})
+
+    scorer = make_plugin(LoraAffinityScorer, fleet, preferLoading=True)
+
+    assert scorer.score(make_request(model="mine"), fleet.candidates()) == [0.9, 0.9, 0.8, 1.0]
+
+
+def test_to_a_base_model_all_endpoints_are_equal() -> None:
+    fleet = make_fleet(2, **{LORA_CAPACITY: [4, 0]})
+    scorer = make_plugin(LoraAffinityScorer, fleet, baseModels=["base"])
+
+    assert scorer.score(make_request(model="base"), fleet.candidates()) == [1.0, 1.0]
+    assert scorer.score(make_request(model="mine"), fleet.candidates()) == [0.8, 0.0]

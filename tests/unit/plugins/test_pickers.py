@@ -122,3 +122,19 @@ def test_weighted_random_puts_endpoints_without_weight_last() -> None:
     picker = make_plugin(WeightedRandomPicker, fleet, maxNumOfEndpoints=3)
 
     assert all(picker.pick(make_request(), fleet.candidates(), np.array([0.0, 1.0, 2.0]))[2] == 0 for _ in range(50))
+
+
+@pytest.mark.parametrize(("power", "chances"), [(0, [0.5, 0.5, 0]), (2, [0.2, 0.8, 0]), (400, [0, 1, 0])])
+def test_weighted_random_counts_totals_raised_to_a_power(power: float, chances: list[float]) -> None:
+    picker = make_plugin(WeightedRandomPicker, make_fleet(3), power=power)
+
+    counts = firsts(picker, [3.0, 6.0, 0.0], times=4000)
+
+    assert [counts[i] / 4000 for i in range(3)] == pytest.approx(chances, abs=0.04)
+
+
+def test_weighted_random_with_a_high_power_still_tells_a_chance_from_none() -> None:
+    fleet = make_fleet(3)
+    picker = make_plugin(WeightedRandomPicker, fleet, maxNumOfEndpoints=3, power=1000)
+
+    assert picker.pick(make_request(), fleet.candidates(), np.array([0.0, 0.1, 1.0])) == [2, 1, 0]

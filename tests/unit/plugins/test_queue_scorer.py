@@ -41,3 +41,25 @@ def test_only_candidates_are_compared() -> None:
     candidates = fleet.candidates().keep([False, True, True])
 
     assert make_plugin(QueueScorer, fleet).score(make_request(), candidates).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("queues", "scores"),
+    [
+        ([0, 1], [1, 0.9]),
+        ([4, 9, 4], [1, 0.5, 1]),
+        ([0, 10], [1, 0]),
+        ([0, 500, 250], [1, 0, 0.5]),
+        ([7, 7], [1, 1]),
+        ([0, float("nan"), 1], [1, 0, 0.9]),
+        ([], []),
+    ],
+)
+def test_queues_that_lie_close_together_differ_less_with_a_least_spread(
+    queues: list[float], scores: list[float]
+) -> None:
+    fleet = make_fleet(len(queues), **{WAITING_REQUESTS: queues})
+
+    scored = make_plugin(QueueScorer, fleet, minSpread=10).score(make_request(), fleet.candidates())
+
+    assert list(scored) == pytest.approx(scores)
