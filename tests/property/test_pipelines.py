@@ -103,6 +103,9 @@ labels = st.fixed_dictionaries(
 )
 fleets = st.lists(st.tuples(columns, labels, st.sampled_from([(), ("m",), ("other", "m")])), min_size=1, max_size=6)
 
+# These let a request wait, for which an event loop is needed.
+WAITING = ("burst-prefix-cache-producer",)
+
 words = st.sampled_from(["hello", "one prompt " * 200, "x", "naïve 日本語"])
 requests = st.tuples(
     st.sampled_from(["/v1/completions", "/v1/chat/completions"]), st.sampled_from(["m", "base"]), words, st.booleans()
@@ -125,11 +128,18 @@ def body_of(path: str, model: str, text: str) -> bytes:
 
 
 def picked(director: Director, path: str, body: bytes, *, answered: bool) -> str:
-    """Where the request goes; the whole conversation is held unless the client goes away before the answer."""
+    """Where the request goes, or the status that it is refused with.
+
+    The whole conversation is held unless the client goes away before the answer.
+    """
     session = ExtProc(director, max_body_bytes=1 << 20).session(lambda: None)
     session.receive(request_headers({**POST, ":path": path}).SerializeToString())
     session.receive(request_body(body, end=True).SerializeToString())
     replies = Replies(pb.ProcessingResponse.FromString(reply) for reply in session.take())
+    refused = [reply.immediate_response.status.code for reply in replies if reply.HasField("immediate_response")]
+    if refused:
+        session.close("OK")
+        return str(refused[0])
     if answered:
         session.receive(response_headers().SerializeToString())
         session.receive(response_body(b'{"usage": {"prompt_tokens": 3}}', end=True).SerializeToString())
@@ -155,5 +165,26 @@ def test_any_pipeline_picks_for_every_request(
     found = [picked(director, path, body_of(path, m, text), answered=answered) for path, m, text, answered in asked]
 
     assert [where for where in found if where.split(",")[0] not in addresses] == []
+    assert failures(director) == []
+    assert in_flight(director) == 0
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+@given(config=rich_configs(), fleet=fleets, asked=st.lists(requests, min_size=1, max_size=4))
+def test_any_pipeline_with_any_parameters_picks_or_refuses(
+    config: Config, fleet: list[Any], asked: list[tuple[str, str, str, bool]]
+) -> None:
+    """Filters may keep nobody by their parameters, and parsers may not read what is asked: that is told, and nothing fails."""
+    assume(not any(plugin["type"] in WAITING for plugin in config["plugins"]))
+    addresses = [f"10.0.0.{i + 1}:8000" for i in range(len(fleet))]
+    try:
+        director = make_director(*addresses, config=json.dumps(config))
+    except InvalidConfig:
+        assume(False)
+    fill(director, fleet)
+
+    found = [picked(director, path, body_of(path, m, text), answered=answered) for path, m, text, answered in asked]
+
+    assert [where for where in found if where.split(",")[0] not in (*addresses, "400", "429", "503")] == []
     assert failures(director) == []
     assert in_flight(director) == 0

@@ -24,11 +24,14 @@ _NOT_FOR_PROFILES: Final = ProfileHandler | Parser | DataSource | Extractor
 def _usable(cls: type[Plugin]) -> bool:
     """With default parameters, in any company."""
     required = any(field.required for field in msgspec.structs.fields(cls.Params))
-    return not (required or cls.experimental or cls.type in _BESIDE or issubclass(cls, _NOT_FOR_PROFILES))
+    return not (required or cls.type in _BESIDE or issubclass(cls, _NOT_FOR_PROFILES))
 
 
-USABLE: Final = tuple(name for name, cls in BUILTIN.items() if _usable(cls))
-"""Types that decide about any request without parameters."""
+RICH: Final = tuple(name for name, cls in BUILTIN.items() if _usable(cls))
+"""Types that need no parameters."""
+
+USABLE: Final = tuple(name for name in RICH if not BUILTIN[name].experimental)
+"""Those of them that decide about any request."""
 
 PARSERS: Final = tuple(name for name, cls in BUILTIN.items() if issubclass(cls, Parser))
 
@@ -51,7 +54,7 @@ def plain_configs(draw: st.DrawFn) -> Config:
 @st.composite
 def rich_configs(draw: st.DrawFn) -> Config:
     """Names, parameters, parsers, detectors, gates and limits as well. Most of them are valid, not all."""
-    types = draw(st.lists(st.sampled_from(USABLE), max_size=8))
+    types = draw(st.lists(st.sampled_from(RICH), max_size=8))
     plugins: list[Config] = []
     by_name: dict[str, str] = {}
     for name in types:
