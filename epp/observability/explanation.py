@@ -151,11 +151,15 @@ def _outcome(decision: Decision) -> dict[str, Any] | None:
 def _predicted(decision: Decision) -> int | None:
     """Tokens of the prompt that the chosen endpoint was believed to have cached, as its engine counts them."""
     usage, detail = decision.usage, decision.detail
-    if usage is None or not usage.prompt_tokens or detail is None or not detail.prefixes or not decision.endpoints:
+    if usage is None or not usage.prompt_tokens or detail is None or not decision.endpoints:
         return None
     row = decision.endpoints[0].row
-    _, match = detail.prefixes[0]
-    return round(match.cached_tokens(row, usage.prompt_tokens)) if row < len(match.matched_blocks) else None
+    for _, match in _readable(detail):
+        if row < len(match.matched_blocks):
+            tokens = match.cached_tokens(row, usage.prompt_tokens)
+            return round(tokens) if np.isfinite(tokens) else None
+        return None
+    return None
 
 
 def _endpoints(decision: Decision, detail: Detail) -> list[dict[str, Any]]:
@@ -215,7 +219,9 @@ def _prefixes(detail: Detail) -> list[dict[str, Any]]:
 def _readable(detail: Detail) -> Iterator[tuple[str, PrefixMatch]]:
     """A plugin may have published anything."""
     for key, match in detail.prefixes:
-        if isinstance(match.matched_blocks, np.ndarray) and match.matched_blocks.ndim == 1:
+        blocks = match.matched_blocks
+        vector = isinstance(blocks, np.ndarray) and blocks.ndim == 1 and blocks.dtype.kind in "fiu"
+        if vector and isinstance(match.total_blocks, int) and isinstance(match.block_size_tokens, int):
             yield key, match
 
 
