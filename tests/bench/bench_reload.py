@@ -1,7 +1,7 @@
 """What changing the configuration costs: `python -m tests.bench.bench_reload [ENDPOINTS]`.
 
 A file with forty plugins is replaced while a request comes every two milliseconds. All parameters differ each time, so that
-every plugin is made anew, and what the old ones had learned is given up: the prefix index is full. `reload` is the time
+every plugin is made anew, and goes on with what the old one had learned: the prefix index is full. `reload` is the time
 from the reading of the file until the configuration is in force; `slowest` is how long after it was due the slowest request
 of that time was answered, `without` the same while nothing is reloaded; `busy` is the most CPU time that this process spent
 between one request and the next, which other work on the machine does not add to. The least of several rounds.
@@ -92,7 +92,8 @@ class Stand:
         index = next(p for p in self.director.pipeline.producers if isinstance(p, ApproxPrefixCacheProducer))._index
         for row in range(len(self.director.datastore)):
             for _ in range(0, BLOCKS, 1250):
-                index.insert(row, [chance.getrandbits(60) for _ in range(1250)], capacity=BLOCKS)
+                blocks = index.insert(row, [chance.getrandbits(60) for _ in range(1250)], capacity=BLOCKS)
+                index.settle(row, blocks)
 
     def ask(self, number: int) -> None:
         run(self._service, self._messages[number % len(self._messages)])

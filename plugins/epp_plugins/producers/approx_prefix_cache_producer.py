@@ -91,6 +91,7 @@ class ApproxPrefixCacheProducer(DataProducer, PreRequest, ResponseComplete, Endp
         super().__init__(params, handle)
         self._key = data_key(PREFIX_MATCH, handle.name)
         self._index = PrefixIndex()
+        self._given_away = False  # another plugin goes on with the index
         self._fleet = handle.fleet
         self._given_capacity = (
             params.lru_capacity_per_server if params.lru_capacity_per_server > 0 else DEFAULT_CAPACITY
@@ -218,7 +219,7 @@ class ApproxPrefixCacheProducer(DataProducer, PreRequest, ResponseComplete, Endp
         self._tune_at_s = -math.inf
 
     def retire(self) -> Iterator[None]:
-        return self._index.give_up()
+        return iter(()) if self._given_away else self._index.give_up()
 
     def _seed(self, model: str, cache_salt: str) -> int:
         if len(self._seeds) >= _KEPT_SEEDS:
@@ -267,6 +268,7 @@ class ApproxPrefixCacheProducer(DataProducer, PreRequest, ResponseComplete, Endp
         self._index, self._check = predecessor._index, predecessor._check
         self._awaited, self._awaited_until_s = predecessor._awaited, predecessor._awaited_until_s
         self._taken_over = set(self._fleet.candidates())
+        predecessor._given_away = True
 
     def save_state(self) -> Iterable[bytes]:
         if self.handle.clock() >= self._awaited_until_s:

@@ -634,3 +634,17 @@ def test_prompts_without_a_whole_block_are_not_measured() -> None:
     send(make_plugin(ApproxPrefixCacheProducer, handle=handle), make_request(b"short"))
 
     assert metrics.made["hit_ratio"].values == []
+
+
+@pytest.mark.parametrize("taken_over", [True, False])
+def test_a_replaced_producer_gives_its_index_up_unless_another_goes_on_with_it(taken_over: bool) -> None:
+    fleet = make_fleet(1)
+    old, new = (make_plugin(ApproxPrefixCacheProducer, fleet) for _ in range(2))
+    send(old, make_request(BLOCK * 4), row=0)
+    if taken_over:
+        new.take_over(old)
+
+    for _ in old.retire():
+        pass
+
+    assert len((new if taken_over else old)._index) == (4 if taken_over else 0)
