@@ -1,1 +1,39 @@
-"""Latency prediction for model servers. Does not import epp."""
+"""Latency prediction for model servers: TTFT and TPOT per candidate, with calibrated quantiles. Does not import epp.
+
+A user of the package needs `Predictor` (predict, keep, observe), `new_features` and `COLUMN` (the features by name),
+and `TrainingProcess` (which learns beside it). The modules, from the inside out:
+
+    features      names, ranges and units; the matrix of candidates     samples     finished requests as rows
+    nnls          least squares without negative weights                retention   which samples are kept
+    prior         latency as a sum of physical terms                    fitting     prior and trees from samples
+    forest        many trees evaluated in numpy at once                 flatten     XGBoost's JSON to arrays
+    model         prior times trees, for both targets                   drift       when the world has changed
+    calibration   offsets and quantiles per endpoint                    trainer     when to fit, what to publish
+    predictor     what an Endpoint Picker calls                         process     the trainer in a process of its own
+    snapshot, codec   what is published, as bytes and files             servers     the standalone servers
+"""
+
+from epp_predictor.calibration import UNKNOWN, Settings
+from epp_predictor.codec import BadSnapshot, load, save
+from epp_predictor.features import COLUMN, FEATURES, POD_TYPES, new_features
+from epp_predictor.predictor import Decision, Estimate, Prediction, Predictor, TargetStatus
+from epp_predictor.snapshot import Snapshot, TargetSnapshot
+
+__all__ = [
+    "COLUMN",
+    "FEATURES",
+    "POD_TYPES",
+    "UNKNOWN",
+    "BadSnapshot",
+    "Decision",
+    "Estimate",
+    "Prediction",
+    "Predictor",
+    "Settings",
+    "Snapshot",
+    "TargetSnapshot",
+    "TargetStatus",
+    "load",
+    "new_features",
+    "save",
+]

@@ -1,0 +1,375 @@
+"""What an Endpoint Picker uses: predict for candidates, keep what was decided, tell what happened.
+
+    predictor = Predictor()
+    features = new_features(len(candidates))
+    features[:, COLUMN["num_request_waiting"]] = waiting              # and so on, one column at a time
+    prediction = predictor.predict(features, endpoints)               # endpoints: numbers from predictor.endpoint(name)
+    if prediction.ttft is not None:                                   # None: untrained, nothing is claimed
+        prediction.ttft.ms, prediction.ttft.low_ms, prediction.ttft.at(0.95)
+    decision = prediction.keep(chosen)                                # a few hundred bytes, kept with the request
+    ...
+    predictor.observe(decision, ttft_ms=180.0)                        # at its first token
+    predictor.observe(decision, tpot_ms=11.2)                         # at its end
+
+Everything is synchronous and meant for one thread; nothing does I/O. A new model comes with `publish`, by one
+assignment.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from epp_predictor import samples
+from epp_predictor.calibration import UNKNOWN, Calibration, Settings
+from epp_predictor.features import COUNT, Floats
+from epp_predictor.model import Model
+from epp_predictor.prior import TARGETS
+from epp_predictor.snapshot import Snapshot, TargetSnapshot
+
+_NAN: Final = float("nan")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Live:
+    """The model in use and its calibrations: replaced as a whole."""
+
+    number: int
+    """Another number is another model."""
+    model: Model
+    calibrations: Mapping[str, Calibration]
+    targets: Mapping[str, TargetSnapshot]
+
+
+class Estimate:
+    """One target, for every candidate."""
+
+    __slots__ = ("_base_ms", "_calibration", "_endpoints", "_factors", "interval", "quantile")
+
+    def __init__(
+        self, base_ms: Floats, calibration: Calibration, endpoints: NDArray[np.intp], quantile: float, interval: float
+    ) -> None:
+        self._base_ms = base_ms
+        self._calibration = calibration
+        self._endpoints = endpoints
+        self.quantile = quantile
+        self.interval = interval
+        tail = (1 - interval) / 2
+        self._factors = calibration.factors(endpoints, (quantile, tail, 1 - tail))
+
+    @property
+    def ms(self) -> Floats:
+        """The quantile that was asked for (by default the median), in ms, one per candidate."""
+        return self._level(0)
+
+    @property
+    def low_ms(self) -> Floats:
+        """The lower end of the interval."""
+        return self._level(1)
+
+    @property
+    def high_ms(self) -> Floats:
+        """The upper end: the share `interval` of all requests lies between the two, as many under as over it."""
+        return self._level(2)
+
+    def _level(self, row: int) -> Floats:
+        ms: Floats = self._base_ms * self._factors[row]
+        return ms
+
+    @property
+    def mean_ms(self) -> Floats:
+        """The expected value."""
+        ms: Floats = self._base_ms * self._calibration.mean_factors(self._endpoints)
+        return ms
+
+    def at(self, level: float) -> Floats:
+        """Any other quantile, 0 < level < 1."""
+        factors = self._calibration.factors(self._endpoints, (level,))
+        ms: Floats = self._base_ms * factors[0]
+        return ms
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Decision:
+    """What was known and said of the chosen candidate, to be handed back when its latencies are known."""
+
+    features: Floats
+    endpoint: int
+    model_number: int
+    base_ms: Mapping[str, float]
+    ttft_ms: float
+    """The prediction made then; NaN untrained. The other three: its interval."""
+    ttft_low_ms: float
+    ttft_high_ms: float
+    tpot_ms: float
+    tpot_low_ms: float
+    tpot_high_ms: float
+
+
+class Prediction:
+    """For one request: an estimate per target, or None for a target that has no model yet."""
+
+    def __init__(
+        self, live: Live | None, features: Floats, endpoints: NDArray[np.intp], quantile: float, interval: float
+    ) -> None:
+        self._live = live
+        self._features = features
+        self._endpoints = endpoints
+        self.ttft: Estimate | None = None
+        self.tpot: Estimate | None = None
+        self._base_ms: Floats | None = None
+        self._outside: Floats | None = None
+        if live is None:
+            return
+        self._base_ms, self._outside = live.model.base_ms(features)
+        for row, target in enumerate(live.model.targets):
+            estimate = Estimate(self._base_ms[row], live.calibrations[target], endpoints, quantile, interval)
+            setattr(self, target, estimate)
+
+    @cached_property
+    def outside(self) -> Floats:
+        """Per candidate, how far its features are from what the model has seen: 0 within, 1 a whole range away in one
+        of them. There the prior extrapolates and intervals promise less."""
+        return np.zeros(len(self._endpoints)) if self._outside is None else self._outside
+
+    def keep(self, candidate: int) -> Decision:
+        """For `Predictor.observe`. `candidate`: a row of the features."""
+        live, base = self._live, self._base_ms
+        kept = {}
+        if live is not None and base is not None:
+            kept = {target: float(base[row, candidate]) for row, target in enumerate(live.model.targets)}
+        said = []
+        for estimate in (self.ttft, self.tpot):
+            if estimate is None:
+                said += [_NAN, _NAN, _NAN]
+            else:
+                said += (estimate._base_ms[candidate] * estimate._factors[:, candidate]).tolist()
+        number = 0 if live is None else live.number
+        return Decision(self._features[candidate].copy(), int(self._endpoints[candidate]), number, kept, *said)
+
+
+@dataclass(frozen=True, slots=True)
+class TargetStatus:
+    """How one target is doing, for a status page and metrics."""
+
+    version: int
+    samples: int
+    fitted_at_s: float
+    age_s: float
+    error_at_publication: float
+    observations: int
+    coverage: float
+    """Share of this target's newest observations within the interval that was predicted for them; NaN without any."""
+    median_error: float
+    """Median of |observed / predicted median - 1| of the same; NaN without any."""
+
+
+class Predictor:
+    """One per process. `on_sample` is given each sound observation as a row (`samples`), for training."""
+
+    def __init__(
+        self,
+        *,
+        quantile: float = 0.5,
+        interval: float = 0.9,
+        settings: Settings | None = None,
+        on_sample: Callable[[Floats], object] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        if not (0 < quantile < 1 and 0 < interval < 1):
+            raise ValueError(f"expected a quantile and an interval between 0 and 1, got {quantile} and {interval}")
+        self.quantile = quantile
+        self.interval = interval
+        self.on_sample = on_sample
+        self.refused = 0
+        """Observations that could not be true (NaN, not positive, hours) and were left out."""
+        self._settings = settings if settings is not None else Settings()
+        self._clock = clock
+        self._live: Live | None = None
+        self._numbers: dict[str, int] = {}
+        self._last_number = UNKNOWN
+        self._judged: dict[str, _Judged] = {target: _Judged() for target in TARGETS}
+
+    # --- endpoints --------------------------------------------------------------------------------------------------------
+
+    def endpoint(self, name: str) -> int:
+        """The number of the endpoint with this name, given at first sight; never given to another one."""
+        number = self._numbers.get(name)
+        if number is None:
+            self._last_number += 1
+            number = self._numbers[name] = self._last_number
+        return number
+
+    def forget(self, name: str) -> None:
+        """The endpoint has gone. One of the same name gets a new number: it may be another machine."""
+        number = self._numbers.pop(name, None)
+        if number is not None and self._live is not None:
+            for calibration in self._live.calibrations.values():
+                calibration.forget(number)
+
+    # --- predicting -------------------------------------------------------------------------------------------------------
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether any target has a model."""
+        return self._live is not None
+
+    def predict(
+        self,
+        features: Floats,
+        endpoints: NDArray[np.intp],
+        *,
+        quantile: float | None = None,
+        interval: float | None = None,
+    ) -> Prediction:
+        """`features`: candidates by FEATURES (`new_features`); `endpoints`: their numbers, 0 where unknown.
+
+        Raises ValueError for shapes that do not fit.
+        """
+        if features.shape != (len(endpoints), COUNT):
+            raise ValueError(f"expected features of shape {(len(endpoints), COUNT)}, got {features.shape}")
+        return Prediction(self._live, features, endpoints, quantile or self.quantile, interval or self.interval)
+
+    # --- learning ---------------------------------------------------------------------------------------------------------
+
+    def observe(
+        self,
+        decision: Decision,
+        *,
+        ttft_ms: float | None = None,
+        tpot_ms: float | None = None,
+        is_censored: bool = False,
+    ) -> bool:
+        """Learn what happened. `is_censored`: the request was given up, so that the latency is only a lower bound; it
+        counts when it is beyond what was predicted. False: it cannot be true and was left out."""
+        given = {"ttft": ttft_ms, "tpot": tpot_ms}
+        values = {t: v for t, v in given.items() if v is not None and samples.is_latency(v, t)}
+        if len(values) != sum(v is not None for v in given.values()):
+            self.refused += 1
+        if not values:
+            return False
+        live = self._live
+        if live is not None:
+            self._calibrate(live, decision, values, is_censored)
+        if self.on_sample is not None:
+            row = samples.row(
+                decision.features,
+                decision.endpoint,
+                ttft_ms=values.get("ttft", _NAN),
+                tpot_ms=values.get("tpot", _NAN),
+                time_s=self._clock(),
+                is_censored=is_censored,
+            )
+            self.on_sample(row)
+        return True
+
+    def _calibrate(self, live: Live, decision: Decision, values: Mapping[str, float], is_censored: bool) -> None:
+        base_ms = decision.base_ms
+        if decision.model_number != live.number:
+            again, _ = live.model.base_ms(decision.features[None])
+            base_ms = {target: float(again[row, 0]) for row, target in enumerate(live.model.targets)}
+        for target, value in values.items():
+            base = base_ms.get(target)
+            if base is None:
+                continue
+            calibration = live.calibrations[target]
+            log_ratio = float(np.log(value / base))
+            if is_censored and log_ratio < calibration.offset(decision.endpoint):
+                continue
+            calibration.observe(decision.endpoint, log_ratio)
+            if not is_censored:
+                self._judged[target].add(value, decision, target)
+
+    def publish(self, snapshot: Snapshot) -> None:
+        """Use these models from now on. A target whose version has not changed keeps its calibration."""
+        before = self._live
+        calibrations = {}
+        for target, published in snapshot.targets.items():
+            same = (
+                before is not None and target in before.targets and before.targets[target].version == published.version
+            )
+            if before is not None and same:
+                calibrations[target] = before.calibrations[target]
+            else:
+                calibrations[target] = Calibration.restored(published.calibration, self._settings)
+        model = Model({target: published.model for target, published in snapshot.targets.items()})
+        number = 1 if before is None else before.number + 1
+        self._live = Live(number, model, calibrations, snapshot.targets)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Publish a snapshot of an earlier process: its endpoints keep their names and get its numbers. For a fresh
+        predictor."""
+        if self._numbers:
+            raise ValueError("a predictor that knows endpoints already cannot take over those of a snapshot")
+        self._numbers = dict(snapshot.endpoints)
+        self._last_number = max(self._numbers.values(), default=UNKNOWN)
+        self.publish(snapshot)
+
+    def snapshot(self) -> Snapshot | None:
+        """What is in use now, calibrations as of now, to be saved. None when untrained."""
+        live = self._live
+        if live is None:
+            return None
+        targets = {
+            target: TargetSnapshot(kept.model, live.calibrations[target].state(), kept.version, kept.error)
+            for target, kept in live.targets.items()
+        }
+        return Snapshot(targets, self._clock(), dict(self._numbers))
+
+    # --- telling how it goes ----------------------------------------------------------------------------------------------
+
+    def status(self) -> dict[str, TargetStatus]:
+        """Per trained target."""
+        live = self._live
+        if live is None:
+            return {}
+        now_s = self._clock()
+        return {
+            target: TargetStatus(
+                kept.version,
+                kept.model.samples,
+                kept.model.fitted_at_s,
+                max(now_s - kept.model.fitted_at_s, 0.0),
+                kept.error,
+                live.calibrations[target].observations,
+                self._judged[target].coverage(),
+                self._judged[target].median_error(),
+            )
+            for target, kept in live.targets.items()
+        }
+
+
+class _Judged:
+    """Of the newest predictions of one target: whether the interval held, and how far the prediction was off."""
+
+    __slots__ = ("_count", "_errors", "_held")
+
+    def __init__(self, size: int = 500) -> None:
+        self._held = np.zeros(size)
+        self._errors = np.zeros(size)
+        self._count = 0
+
+    def add(self, value_ms: float, decision: Decision, target: str) -> None:
+        ms, low, high = (
+            (decision.ttft_ms, decision.ttft_low_ms, decision.ttft_high_ms)
+            if target == "ttft"
+            else (decision.tpot_ms, decision.tpot_low_ms, decision.tpot_high_ms)
+        )
+        if ms != ms:  # nothing was predicted
+            return
+        place = self._count % len(self._held)
+        self._held[place] = low <= value_ms <= high
+        self._errors[place] = abs(value_ms / ms - 1)
+        self._count += 1
+
+    def coverage(self) -> float:
+        return float(self._held[: self._count].mean()) if self._count else _NAN
+
+    def median_error(self) -> float:
+        return float(np.median(self._errors[: self._count])) if self._count else _NAN
