@@ -156,6 +156,14 @@ class Calibration:
             self._lean[endpoint] = 1.0
             self._spread.clear()
 
+    def forget_scores(self) -> None:
+        """Keep the offsets, drop the spread: scores of samples that a model was fitted on are too small."""
+        self._all = _Window(self.settings.window)
+        self._own.clear()
+        self._stale.clear()
+        self._blend[:] = 0.0
+        self._refresh()
+
     # --- telling ----------------------------------------------------------------------------------------------------------
 
     def offset(self, endpoint: int) -> float:
@@ -206,14 +214,15 @@ class Calibration:
     # --- state that is kept -----------------------------------------------------------------------------------------------
 
     def state(self) -> CalibrationState:
-        owners = sorted(self._own)
+        owners = np.flatnonzero(self._counts).tolist()
+        empty = _Window(0)
         return CalibrationState(
             np.array([self.fleet_offset, self.observations]),
             self._all.newest(),
             np.array(owners, dtype=np.int64),
             np.array([[self._counts[e], self._offsets[e]] for e in owners]).reshape(-1, 2),
-            np.array([self._own[e].count for e in owners], dtype=np.int64),
-            np.concatenate([self._own[e].newest() for e in owners]) if owners else np.zeros(0),
+            np.array([self._own.get(e, empty).count for e in owners], dtype=np.int64),
+            np.concatenate([self._own.get(e, empty).newest() for e in owners]) if owners else np.zeros(0),
         )
 
     @classmethod
