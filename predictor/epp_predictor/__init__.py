@@ -17,7 +17,9 @@ from epp_predictor.calibration import UNKNOWN, Settings
 from epp_predictor.codec import BadSnapshot, load, save
 from epp_predictor.features import COLUMN, FEATURES, POD_TYPES, new_features
 from epp_predictor.predictor import Decision, Estimate, Prediction, Predictor, TargetStatus
+from epp_predictor.process import ProcessSettings, ProcessStatus, TrainingProcess
 from epp_predictor.snapshot import Snapshot, TargetSnapshot
+from epp_predictor.trainer import Outcome, TrainerSettings
 
 __all__ = [
     "COLUMN",
@@ -27,12 +29,17 @@ __all__ = [
     "BadSnapshot",
     "Decision",
     "Estimate",
+    "Outcome",
     "Prediction",
     "Predictor",
+    "ProcessSettings",
+    "ProcessStatus",
     "Settings",
     "Snapshot",
     "TargetSnapshot",
     "TargetStatus",
+    "TrainerSettings",
+    "TrainingProcess",
     "load",
     "new_features",
     "save",
