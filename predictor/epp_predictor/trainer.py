@@ -36,6 +36,8 @@ class TrainerSettings:
     """Between two fits, unless something drifts."""
     fewest_samples: int = 100
     """Before the first fit of a target."""
+    fewest_to_replace: int = 100
+    """Before a model in use is replaced."""
     fewest_new: int = 50
     """Samples since the last fit before there is another."""
     drift_pause_s: float = 2.0
@@ -155,11 +157,12 @@ class Trainer:
     def _train_target(self, target: str, now_s: float) -> Outcome | None:
         rows = self._usable(target)
         s = self.settings
-        if len(rows) < s.fewest_samples:
+        if len(rows) < (s.fewest_to_replace if target in self._in_use else s.fewest_samples):
             return None
         held = min(max(int(s.held_out_share * len(rows)), s.fewest_held_out), s.most_held_out)
+        held = max(min(held, len(rows) // 3), 1)
         older, newest = rows[:-held], rows[-held:]
-        if problem := _unlearnable(older, newest, target):
+        if problem := unlearnable(older, newest, target):
             return Outcome(target, "refused", problem, samples=len(rows))
         try:
             candidate = fit(
@@ -270,8 +273,8 @@ def _error_of_constant(older: Floats, newest: Floats, target: str) -> float:
 
 
 def _is_useful(error: float, error_of_constant: float) -> bool:
-    """Whether a model knows anything: clearly better than a constant, or near the truth where a constant is as well (TPOT under
-    an even load). Latencies at random are neither."""
+    """Whether a model knows anything: clearly better than a constant, or near the truth where a constant is as well
+    (TPOT under an even load). Latencies at random are neither."""
     return error < 0.9 * error_of_constant or error < min(_SMALL_ERROR, 1.05 * error_of_constant)
 
 
@@ -289,8 +292,8 @@ def _followed(log_ratios: Floats, endpoints: NDArray[np.intp], warm_up: int) -> 
     return _Judgement(float(np.minimum(np.abs(scores), _MOST_ERROR).mean()), calibration)
 
 
-def _unlearnable(older: Floats, newest: Floats, target: str) -> str:
-    """Why nothing can be learnt from these, or empty."""
+def unlearnable(older: Floats, newest: Floats, target: str) -> str:
+    """Why nothing can be learnt from these, or empty. Both must have rows."""
     for which, rows in (("samples", older), ("newest samples", newest)):
         _, counts = np.unique(rows[:, OBSERVED[target]], return_counts=True)
         if counts.max() > _MOST_EQUAL * len(rows):
