@@ -88,12 +88,15 @@ class Forest:
             self._of_target[start:end, number] = 1.0
 
     def sums(self, cleaned: Floats) -> NDArray[np.float32]:
-        """What the leaves add up to: candidates by targets. `cleaned`: features by candidates, none negative, none
-        NaN."""
+        """What the leaves add up to: candidates by targets. `cleaned`: features by candidates, none negative or NaN."""
+        return self.sums_of_used(cleaned.take(self.used, axis=0))
+
+    def sums_of_used(self, of_used: Floats) -> NDArray[np.float32]:
+        """The same from the rows of `used` alone."""
         if not len(self.used):
             constant: NDArray[np.float32] = self._leaves[self._leaf_offset + _FLOAT32_BIAS] @ self._of_target
-            return np.repeat(constant[None], cleaned.shape[1], axis=0)
-        values = cleaned[self.used].astype(np.float32)
+            return np.repeat(constant[None], of_used.shape[1], axis=0)
+        values = of_used.astype(np.float32)
         reached = self._keys.searchsorted((values.view(np.int32) + self._tag).ravel(), "right")
         rows = reached.reshape(values.shape) + self._row_offset
         left = np.bitwise_and.reduce(self._table.take(rows, axis=0), axis=0)

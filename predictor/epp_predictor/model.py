@@ -80,8 +80,8 @@ class Model:
         outside = np.zeros(cleaned.shape[1])
         if self._forest is None:
             return base, outside
-        correction = self._forest.sums(cleaned).T
         used = cleaned.take(self._forest.used, axis=0)
+        correction = self._forest.sums_of_used(used).T
         beyond = np.maximum(used - self._high, self._low - used)
         if beyond.size and beyond.max() > 0:
             outside = (np.maximum(beyond, 0.0) * self._per_range).sum(axis=0)

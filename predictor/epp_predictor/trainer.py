@@ -10,7 +10,6 @@ and then nothing is beaten.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -89,6 +88,8 @@ class Trainer:
         self.refused = 0
         """Rows that were not sound."""
         self._rows = np.zeros((0, WIDTH))
+        self._waiting: list[Floats] = []
+        self._samples = 0
         self._new = 0
         self._fitted_at_s = -np.inf
         self._in_use: dict[str, TargetSnapshot] = {}
@@ -99,7 +100,7 @@ class Trainer:
 
     @property
     def samples(self) -> int:
-        return len(self._rows)
+        return self._samples
 
     # --- samples in -------------------------------------------------------------------------------------------------------
 
@@ -111,20 +112,31 @@ class Trainer:
             return 0
         for target, watched in self._watched.items():
             watched.add(good[observed(good, target) & (good[:, CENSORED] == 0)], target)
-        self._rows = np.concatenate((self._rows, good))
+        self._waiting.append(good)
+        self._samples += len(good)
         self._new += len(good)
-        if len(self._rows) > self.settings.capacity:
+        if self._samples > self.settings.capacity:
             self._drop(now_s)
         return len(good)
 
+    def _settle(self) -> None:
+        """Put what has come to the rest: once a fit, not once a batch, since it copies all of them."""
+        if self._waiting:
+            self._rows = np.concatenate((self._rows, *self._waiting))
+            self._waiting.clear()
+
     def _drop(self, now_s: float) -> None:
+        self._settle()
         s = self.settings
         kept = retained(self._rows, now_s=now_s, max_age_s=s.max_age_s, per_stratum=s.per_stratum, newest=s.newest)
         self._rows = self._rows[kept]
+        self._samples = len(self._rows)
 
     def flush(self) -> int:
         """Forget all samples; models stay. Returns how many there were."""
-        count, self._rows, self._new = len(self._rows), np.zeros((0, WIDTH)), 0
+        count, self._rows = self._samples, np.zeros((0, WIDTH))
+        self._waiting.clear()
+        self._samples = self._new = 0
         return count
 
     # --- models out -------------------------------------------------------------------------------------------------------
@@ -132,7 +144,7 @@ class Trainer:
     def due(self, now_s: float) -> str:
         """Why to fit now: `interval`, or what drifted; empty when there is no reason to."""
         s = self.settings
-        if self._new < s.fewest_new or len(self._rows) < s.fewest_samples:
+        if self._new < s.fewest_new or self._samples < s.fewest_samples:
             return ""
         since_s = now_s - self._fitted_at_s
         if since_s >= s.interval_s:
@@ -208,6 +220,7 @@ class Trainer:
     def _usable(self, target: str) -> Floats:
         """Rows to learn this target from, oldest first. A request that was given up counts if it was already late by
         then."""
+        self._settle()
         rows = self._rows[observed(self._rows, target)]
         given_up = rows[:, CENSORED] != 0
         if given_up.any():
@@ -217,10 +230,6 @@ class Trainer:
                 late = rows[:, OBSERVED[target]] > base
             rows = rows[~given_up | late]
         return rows[np.argsort(rows[:, TIME], kind="stable")]
-
-    def status(self) -> Mapping[str, int]:
-        """Samples per target."""
-        return {target: int(observed(self._rows, target).sum()) for target in TARGETS}
 
 
 class _Watched:
