@@ -320,7 +320,17 @@ async def test_the_simulators_snippet_runs() -> None:
     assert names["server"].address.startswith("127.0.0.1:")
 
 
+def test_the_predictors_snippet_runs() -> None:
+    (snippet,) = blocks(BY_NAME["predictor.md"], "python")
+    names: dict[str, Any] = {}
+
+    exec(snippet.text, names)
+
+    assert names["training"].status.sent == 2
+    assert names["prediction"].ttft is None
+
+
 def test_every_python_block_is_run_by_a_test() -> None:
-    ran = {"README.md": 1, "simulator.md": 1, "plugins.md": 5}
+    ran = {"README.md": 1, "simulator.md": 1, "plugins.md": 5, "predictor.md": 1}
 
     assert {p.name: len(blocks(p, "python")) for p in PAGES if blocks(p, "python")} == ran

@@ -13,6 +13,7 @@ import logging
 import random
 import re
 import sys
+import tempfile
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
@@ -35,6 +36,8 @@ from epp.observability.catalogue import Catalogue
 from epp.observability.metrics import Recorder
 from epp.observability.series import Names
 from epp_plugins.registry import ALIASES, BUILTIN, REPLACED
+from epp_predictor.features import FEATURES
+from epp_predictor.servers.variables import PREDICTION, TRAINING, Variable
 from tests.support.plugins import NoMetrics
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -231,6 +234,25 @@ def _limit(name: str, default: Any) -> str:
     return format_bytes(default) if name.endswith("_bytes") else f"{default:,.12g}{' s' if name.endswith('_s') else ''}"
 
 
+# --- latency prediction --------------------------------------------------------------------------------------------------
+
+
+def feature_table() -> str:
+    """The features of a candidate."""
+    lines = ["| feature | range | meaning |", "|---|---|---|"]
+    lines += [_row(f"`{f.name}`", f"0 to {f.most:g}", f.text) for f in FEATURES]
+    return _joined(lines)
+
+
+def variable_table(table: tuple[Variable, ...]) -> str:
+    """Environment variables of one of the predictor's servers."""
+    lines = ["| variable | default | meaning |", "|---|---|---|"]
+    for variable in table:
+        default = variable.default.replace(tempfile.gettempdir(), "TMP")
+        lines.append(_row(f"`{variable.name}`", f"`{default}`" if default else "", variable.text))
+    return _joined(lines)
+
+
 # --- pages ---------------------------------------------------------------------------------------------------------------
 
 
@@ -241,6 +263,9 @@ TABLES: Final[Mapping[str, Callable[[], str]]] = {
     "extension-points": extension_point_table,
     "metrics": metric_table,
     "transport-limits": limits_table,
+    "predictor-features": feature_table,
+    "predictor-train-variables": lambda: variable_table(TRAINING),
+    "predictor-serve-variables": lambda: variable_table(PREDICTION),
 }
 
 
