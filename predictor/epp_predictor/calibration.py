@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from epp_predictor.features import Floats
+from epp_predictor.samples import MOST_ENDPOINTS
 
 UNKNOWN: Final = 0
 LEVELS: Final = np.array(
@@ -96,6 +97,8 @@ class Calibration:
 
     def observe(self, endpoint: int, log_ratio: float) -> float:
         """Learn log(observed / base) of a finished request. Returns its score. `log_ratio` must be finite."""
+        if not 0 <= endpoint < MOST_ENDPOINTS:
+            endpoint = UNKNOWN
         if endpoint >= len(self._counts):
             self._grow(endpoint + 1)
         settings = self.settings
@@ -269,7 +272,7 @@ class CalibrationState:
             and self.own_counts.shape == (count,)
             and bool((self.own_counts >= 0).all())
             and int(self.own_counts.sum()) == len(self.own_scores)
-            and (count == 0 or 0 < self.endpoints.min() <= self.endpoints.max() < 1 << 20)
+            and (count == 0 or 0 < self.endpoints.min() <= self.endpoints.max() < MOST_ENDPOINTS)
         )
         finite = all(np.isfinite(a).all() for a in (self.fleet, self.scores, self.offsets, self.own_scores))
         if not fits or not finite:

@@ -18,6 +18,7 @@ assignment.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -34,6 +35,7 @@ from epp_predictor.prior import TARGETS
 from epp_predictor.snapshot import Snapshot, TargetSnapshot
 
 _NAN: Final = float("nan")
+_GONE_FIRST: Final = 1000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -194,22 +196,36 @@ class Predictor:
         self._live: Live | None = None
         self._numbers: dict[str, int] = {}
         self._last_number = UNKNOWN
+        self._gone: deque[int] = deque()
         self._judged: dict[str, _Judged] = {target: _Judged() for target in TARGETS}
 
     # --- endpoints --------------------------------------------------------------------------------------------------------
 
     def endpoint(self, name: str) -> int:
-        """The number of the endpoint with this name, given at first sight; never given to another one."""
+        """The number of the endpoint with this name, given at first sight. The number of one that has gone is given to
+        another only after a thousand others have gone: its last samples are too old to be mistaken by then."""
         number = self._numbers.get(name)
-        if number is None:
+        if number is not None:
+            return number
+        if len(self._gone) > _GONE_FIRST or self._last_number == samples.MOST_ENDPOINTS - 1:
+            number = self._gone.popleft() if self._gone else UNKNOWN
+            self._forget_number(number)
+        else:
             self._last_number += 1
-            number = self._numbers[name] = self._last_number
+            number = self._last_number
+        if number != UNKNOWN:
+            self._numbers[name] = number
         return number
 
     def forget(self, name: str) -> None:
         """The endpoint has gone. One of the same name gets a new number: it may be another machine."""
         number = self._numbers.pop(name, None)
-        if number is not None and self._live is not None:
+        if number is not None:
+            self._gone.append(number)
+            self._forget_number(number)
+
+    def _forget_number(self, number: int) -> None:
+        if self._live is not None and number != UNKNOWN:
             for calibration in self._live.calibrations.values():
                 calibration.forget(number)
 

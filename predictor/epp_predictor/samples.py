@@ -26,7 +26,8 @@ WIDTH: Final = FIRST_FEATURE + COUNT
 LONGEST_MS: Final = {"ttft": 3_600_000.0, "tpot": 600_000.0}
 """Longer than this is no latency but a fault in measuring."""
 SHORTEST_MS: Final = 0.001
-MOST_ENDPOINTS: Final = 1 << 20
+MOST_ENDPOINTS: Final = 1 << 16
+"""Numbers of endpoints are under this: tables have a row for each."""
 
 _MOST: Final = np.array([feature.most for feature in FEATURES])
 

@@ -253,6 +253,19 @@ def test_an_endpoint_that_comes_back_is_another_one() -> None:
     assert same == first != predictor.endpoint("a")
 
 
+def test_endpoints_that_come_and_go_for_ever_need_no_more_numbers(snapshot: Snapshot) -> None:
+    predictor = Predictor()
+    predictor.publish(made(0))
+    numbers = []
+    for i in range(4000):
+        numbers.append(predictor.endpoint(f"p{i}"))
+        if i >= 10:
+            predictor.forget(f"p{i - 10}")
+
+    assert max(numbers) < 1100
+    assert all(len(set(numbers[i : i + 1000])) == min(1000, 4000 - i) for i in range(0, 4000, 500))
+
+
 def test_a_restarted_process_goes_on_where_the_last_one_was(snapshot: Snapshot) -> None:
     predictor = Predictor()
     predictor.publish(snapshot)
