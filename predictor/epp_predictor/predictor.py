@@ -184,10 +184,8 @@ class Predictor:
         on_sample: Callable[[Floats], object] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        if not (0 < quantile < 1 and 0 < interval < 1):
-            raise ValueError(f"expected a quantile and an interval between 0 and 1, got {quantile} and {interval}")
-        self.quantile = quantile
-        self.interval = interval
+        self.quantile = _share(quantile)
+        self.interval = _share(interval)
         self.on_sample = on_sample
         self.refused = 0
         """Observations that could not be true (NaN, not positive, hours) and were left out."""
@@ -246,11 +244,13 @@ class Predictor:
     ) -> Prediction:
         """`features`: candidates by FEATURES (`new_features`); `endpoints`: their numbers, 0 where unknown.
 
-        Raises ValueError for shapes that do not fit.
+        Raises ValueError for shapes that do not fit, and for a quantile or an interval that is none.
         """
         if features.shape != (len(endpoints), COUNT):
             raise ValueError(f"expected features of shape {(len(endpoints), COUNT)}, got {features.shape}")
-        return Prediction(self._live, features, endpoints, quantile or self.quantile, interval or self.interval)
+        quantile = self.quantile if quantile is None else _share(quantile)
+        interval = self.interval if interval is None else _share(interval)
+        return Prediction(self._live, features, endpoints, quantile, interval)
 
     # --- learning ---------------------------------------------------------------------------------------------------------
 
@@ -359,6 +359,12 @@ class Predictor:
             )
             for target, kept in live.targets.items()
         }
+
+
+def _share(value: float) -> float:
+    if not 0 < value < 1:
+        raise ValueError(f"expected a quantile or an interval between 0 and 1, both exclusive, got {value}")
+    return value
 
 
 class _Judged:

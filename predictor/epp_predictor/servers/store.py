@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from epp_predictor.features import COLUMN, Floats
 from epp_predictor.prior import TARGETS
@@ -52,10 +53,15 @@ class Store:
 
     def parts(self, target: str) -> tuple[Floats, Floats]:
         """Samples of this target, oldest first: those that models are fitted on, and the newest, which judge them."""
-        rows = self.rows[observed(self.rows, target)]
-        rows = rows[np.argsort(rows[:, TIME], kind="stable")]
-        newest = min(int(self._settings.test_share * len(rows)), self._settings.most_test)
-        return rows[: len(rows) - newest], rows[len(rows) - newest :]
+        fitted_on, judging = self._places(target)
+        return self.rows[fitted_on], self.rows[judging]
+
+    def _places(self, target: str) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """The same as numbers of rows."""
+        places = np.flatnonzero(observed(self.rows, target))
+        places = places[np.argsort(self.rows[places, TIME], kind="stable")]
+        newest = min(int(self._settings.test_share * len(places)), self._settings.most_test)
+        return places[: len(places) - newest], places[len(places) - newest :]
 
     def counts(self) -> dict[str, dict[str, int]]:
         parts = {target: self.parts(target) for target in TARGETS}
@@ -68,16 +74,14 @@ class Store:
     def flush(self, *, training: bool, test: bool) -> dict[str, int]:
         """Forget samples of either part. Returns how many of each target and part there were."""
         self.settle(0.0 if not len(self.rows) else float(self.rows[-1, TIME]))
-        parts = {target: self.parts(target) for target in TARGETS}
-        flushed = {}
-        for target, (fitted_on, judging) in parts.items():
+        flushed, kept = {}, np.zeros(len(self.rows), dtype=bool)
+        for target in TARGETS:
+            fitted_on, judging = self._places(target)
             flushed[f"{target}_training_samples_flushed"] = len(fitted_on) if training else 0
             flushed[f"{target}_test_samples_flushed"] = len(judging) if test else 0
-        if training and test:
-            self.rows = self.rows[:0]
-        elif training or test:
-            kept = [part[1] if training else part[0] for part in parts.values()]
-            self.rows = np.unique(np.concatenate(kept), axis=0)
+            kept[fitted_on] |= not training
+            kept[judging] |= not test
+        self.rows = self.rows[kept]
         return flushed
 
     def forget_scores(self) -> None:

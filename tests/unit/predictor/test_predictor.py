@@ -118,6 +118,8 @@ def test_another_quantile_and_interval_may_be_asked_for(snapshot: Snapshot) -> N
 def test_a_quantile_that_is_none_is_refused(bad: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="between 0 and 1"):
         Predictor(**bad)
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        Predictor().predict(new_features(1), np.zeros(1, dtype=int), **bad)
 
 
 @pytest.mark.parametrize(
