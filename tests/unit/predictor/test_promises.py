@@ -6,10 +6,10 @@ import pytest
 
 from tests.support.predictor_replay import Pool
 
-SEEDS = range(5)
+SEEDS = range(2)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", range(5))
 def test_ninety_percent_intervals_hold_88_to_92_percent(seed: int) -> None:
     pool = Pool(seed)
     pool.serve(3000)
