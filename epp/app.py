@@ -329,12 +329,18 @@ class Service:
         try:
             if options.transport is Transport.LEAN:
                 limited = limits(options.http2_limits, max_message_bytes=receive_bytes)
-                server = LeanServer(self.health, service, limits=limited)
+                server = LeanServer(self.health, service, limits=limited, compress=options.grpc_enable_compression)
                 context = ssl_context(certificate, min_version=version, cipher_suites=suites) if certificate else None
                 await server.start(host, port, tls=context)
             else:
                 send_bytes = options.grpc_max_send_msg_size_bytes
-                server = GrpcServer(self.health, service, max_receive_bytes=receive_bytes, max_send_bytes=send_bytes)
+                server = GrpcServer(
+                    self.health,
+                    service,
+                    max_receive_bytes=receive_bytes,
+                    max_send_bytes=send_bytes,
+                    compress=options.grpc_enable_compression,
+                )
                 tls = grpc_credentials(certificate, min_version=version, cipher_suites=suites) if certificate else None
                 await server.start(host, port, tls=tls)
         except (RuntimeError, OSError) as error:

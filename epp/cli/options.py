@@ -246,7 +246,7 @@ GROUPS: Final = (
                 unit="NAME=VALUE[,...]",
                 field="http2_limits",
             ),
-            switch("grpc-enable-compression", False, "compress gRPC messages", note=NO_EFFECT),
+            switch("grpc-enable-compression", False, "gzip gRPC replies to clients that accept it"),
             switch("health-checking", False, "answer health checks on the ext_proc port, too", note="they always are"),
         ),
     ),

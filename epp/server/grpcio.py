@@ -111,7 +111,10 @@ class HealthService:
 
 
 class GrpcServer:
-    """Serves ext_proc (where `service` is given) and gRPC health on one port. `port` is known after `start`."""
+    """Serves ext_proc (where `service` is given) and gRPC health on one port. `port` is known after `start`.
+
+    `compress`: replies are gzip'd for clients that accept it.
+    """
 
     def __init__(
         self,
@@ -120,7 +123,9 @@ class GrpcServer:
         *,
         max_receive_bytes: int | None = None,
         max_send_bytes: int | None = None,
+        compress: bool = False,
     ) -> None:
+        self._compression = grpc.Compression.Gzip if compress else None
         self._handlers = [HealthService(health).handler()]
         if service is not None:
             self._handlers.append(ExtProcService(service).handler())
@@ -141,7 +146,7 @@ class GrpcServer:
 
     async def start(self, host: str, port: int, *, tls: grpc.ServerCredentials | None = None) -> None:
         """Raises RuntimeError when the port cannot be bound."""
-        self._server = grpc.aio.server(options=self._options)
+        self._server = grpc.aio.server(options=self._options, compression=self._compression)
         self._server.add_generic_rpc_handlers(tuple(self._handlers))
         address = host_port(host, port)
         if tls is None:

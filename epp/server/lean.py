@@ -33,10 +33,13 @@ WATCH: Final = f"/{HEALTH_SERVICE}/Watch"
 class ProcessCall:
     """One ext_proc conversation. Replies that the client does not take yet wait here, and its requests with them."""
 
-    __slots__ = ("_blocked", "_flush", "_session", "_stream", "_unsent")
+    __slots__ = ("_blocked", "_compress", "_flush", "_session", "_stream", "_unsent")
 
-    def __init__(self, service: ExtProc, stream: GrpcStream, flush: Callable[[], None]) -> None:
+    def __init__(
+        self, service: ExtProc, stream: GrpcStream, flush: Callable[[], None], *, compress: bool = False
+    ) -> None:
         self._stream = stream
+        self._compress = compress and stream.compress_replies()
         self._flush = flush
         self._unsent: deque[bytes] = deque()
         self._blocked = False
@@ -79,7 +82,7 @@ class ProcessCall:
         session, stream, unsent = self._session, self._stream, self._unsent
         unsent.extend(session.take())
         while unsent and not self._blocked:
-            if not stream.send_message(unsent.popleft()):
+            if not stream.send_message(unsent.popleft(), compress=self._compress):
                 self._blocked = True
                 stream.pause_reading()
         if session.finished and not unsent:
@@ -123,12 +126,23 @@ class UnaryCall:
 
 
 class LeanServer:
-    """Serves ext_proc (where `service` is given) and gRPC health on one port. `port` is known after `start`."""
+    """Serves ext_proc (where `service` is given) and gRPC health on one port. `port` is known after `start`.
 
-    def __init__(self, health: HealthState, service: ExtProc | None = None, *, limits: Limits | None = None) -> None:
+    `compress`: replies of ext_proc are gzip'd for clients that accept it.
+    """
+
+    def __init__(
+        self,
+        health: HealthState,
+        service: ExtProc | None = None,
+        *,
+        limits: Limits | None = None,
+        compress: bool = False,
+    ) -> None:
         self._health = health
         self._service = service
         self._limits = limits or Limits()
+        self._compress = compress
         self._server: asyncio.Server | None = None
         self._connections: set[_LeanProtocol] = set()
         self._all_gone = asyncio.Event()
@@ -182,7 +196,7 @@ class LeanServer:
         """The handler of a new call; None for methods that are not here."""
         path = stream.path
         if path == PROCESS and self._service is not None:
-            return ProcessCall(self._service, stream, flush)
+            return ProcessCall(self._service, stream, flush, compress=self._compress)
         if path == CHECK:
             return UnaryCall(stream, self._check)
         if path == LIST:

@@ -226,7 +226,6 @@ GO_FLAGS = [
     "metrics-cert-dir",
     "metrics-client-ca-file",
     "enable-grpc-stream-metrics",
-    "grpc-enable-compression",
     "config-file",
     "config-text",
     "allow-experimental-plugins",
