@@ -1,12 +1,19 @@
-"""For all tests: failures can be printed."""
+"""For all tests: failures can be printed, and programs that are started hear Ctrl-C."""
 
 from __future__ import annotations
 
 import gc
+import signal
 from collections.abc import Generator
 from typing import Any
 
 import pytest
+
+
+def pytest_configure() -> None:
+    """A shell starts what runs in the background deaf to SIGINT, and it would hand that on to what tests interrupt."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)
