@@ -17,6 +17,10 @@ from epp.observability.explanation import EXPLAIN, EXPLAINED, one_line
 from epp.scheduling.observer import TIMED_EVERY
 
 _EVENT_STREAM: Final = "text/event-stream"
+_GAPS_AT_ONCE: Final = 256
+# Globals: an enum's class is slow to read from.
+_NO_BODIES: Final = BodyMode.NONE
+_COMPLETE: Final = Termination.COMPLETE
 
 
 def _nobody_waits(path: Path, wait: Wait) -> None:
@@ -29,6 +33,7 @@ class RequestExchange:
     __slots__ = (
         "_director",
         "_end_told",
+        "_gaps_s",
         "_handling_s",
         "_headers_only",
         "_mode",
@@ -44,11 +49,12 @@ class RequestExchange:
         self._director = director
         self._pipeline = director.pipeline
         self._suspend = suspend
-        self._mode = BodyMode.NONE
+        self._mode: BodyMode = _NO_BODIES
         self._usage: UsageReader | None = None
         self._restorer: Restorer | None = None
         self._headers_only = False
         self._end_told = False
+        self._gaps_s: list[float] | None = None  # between the pieces of a streamed response, not recorded yet
         self._handling_s: float | None = None  # spent on the body of a streamed response; only timed for some of them
         self.request: Request | None = None
         self.response = Response()
@@ -128,9 +134,11 @@ class RequestExchange:
                 hook.response_received(request, response)
             except Exception as error:
                 self._director.recorder.plugin_failed("ResponseReceived", hook, error)
-        if self._mode is not BodyMode.NONE and not head.end_of_stream:
+        if self._mode is not _NO_BODIES and not head.end_of_stream:
             response.body_seen = True
             self._director.bodies.sent(self._pipeline)
+            if response.streaming:
+                self._gaps_s = []
             self._read_body(request, response, hold_allowed=hold_allowed)
         if self._director.explain_header:
             response.set_headers.update(self._explained())
@@ -155,22 +163,18 @@ class RequestExchange:
             self._restorer = WholeRestorer(replace)
 
     def response_body(self, chunk: bytes, *, last: bool) -> bytes:
-        if self._handling_s is None:
-            return self._body_piece(chunk, last=last)
-        before = perf_counter()
-        piece = self._body_piece(chunk, last=last)
-        self._handling_s += perf_counter() - before
-        return piece
-
-    def _body_piece(self, chunk: bytes, *, last: bool) -> bytes:
+        handling_s = self._handling_s
+        before = 0.0 if handling_s is None else perf_counter()
         response = self.response
         request = self.request
         if chunk:
             now = self._director.clock()
             if response.first_chunk_s is None:
                 response.first_chunk_s = now
-            elif response.streaming and request is not None and response.last_chunk_s is not None:
-                self._director.recorder.piece_came(request, now - response.last_chunk_s)
+            elif self._gaps_s is not None and response.last_chunk_s is not None:
+                self._gaps_s.append(now - response.last_chunk_s)
+                if len(self._gaps_s) == _GAPS_AT_ONCE:
+                    self._record_gaps()
             response.last_chunk_s = now
             response.chunks += 1
             response.size_bytes += len(chunk)
@@ -186,9 +190,10 @@ class RequestExchange:
             self._finish_usage()
             if request is not None and not self._end_told:
                 self._tell_the_end(request)
-        if self._restorer is None:
-            return chunk
-        return self._restorer.feed(chunk, last=last)
+        piece = chunk if self._restorer is None else self._restorer.feed(chunk, last=last)
+        if handling_s is not None:
+            self._handling_s = handling_s + perf_counter() - before
+        return piece
 
     def response_metadata(self) -> Mapping[str, Mapping[str, Any]]:
         return self._director.sendable.metadata(self.response.dynamic_metadata)
@@ -232,6 +237,7 @@ class RequestExchange:
         # Whoever takes over waits refers back to this exchange: without the circle its memory is free at once.
         self._suspend = _nobody_waits
         try:
+            self._record_gaps()
             self._time_handling(response)
             self._director.recorder.request_ended(request, response)
         # Numbers that come from a plugin may be none.
@@ -240,8 +246,13 @@ class RequestExchange:
         self._director.decisions.ended(request, response)
         self._director.request_log.request_line(request, response, self._pipeline.config_hash)
 
+    def _record_gaps(self) -> None:
+        if self._gaps_s and self.request is not None:
+            self._director.recorder.pieces_came(self.request, self._gaps_s)
+            self._gaps_s = []
+
     def _time_handling(self, response: Response) -> None:
-        if not response.body_seen or response.termination is not Termination.COMPLETE:
+        if not response.body_seen or response.termination is not _COMPLETE:
             return
         if not response.streaming:
             assert response.started_s is not None

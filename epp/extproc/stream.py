@@ -76,6 +76,11 @@ class ProtocolFault(RequestError):
 
 _EVENT_OF: Final[Mapping[str, Event]] = {e.name.lower(): e for e in list(Event)[:6]}
 _INTERNAL: Final = "the request could not be handled"
+# Reading a member from an enum's class takes CPython 3.11 ten times as long as reading a global, and chunks are many.
+_START, _COLLECTING, _DECIDING, _FORWARDED, _RESPONDING, _ENDED, _CLOSED = Phase
+_NONE, _STREAMED, _BUFFERED = BodyMode.NONE, BodyMode.STREAMED, BodyMode.BUFFERED
+_FULL_DUPLEX: Final = BodyMode.FULL_DUPLEX_STREAMED
+_COMPLETE: Final = Termination.COMPLETE
 
 
 class Stream:
@@ -109,8 +114,8 @@ class Stream:
     def __init__(self, exchange: Exchange, *, max_body_bytes: int) -> None:
         self._exchange = exchange
         self._max_body_bytes = max_body_bytes
-        self._request_mode = BodyMode.FULL_DUPLEX_STREAMED
-        self._response_mode = BodyMode.FULL_DUPLEX_STREAMED
+        self._request_mode: BodyMode = _FULL_DUPLEX
+        self._response_mode: BodyMode = _FULL_DUPLEX
         self._head: RequestHead | None = None
         self._body = b""
         self._pieces: BytesIO | None = None  # of a body that comes in several
@@ -121,7 +126,7 @@ class Stream:
         self._ended_by_trailers = False
         self._response_seen = False
         self._closed = False
-        self.phase = Phase.START
+        self.phase: Phase = _START
         self.replies: list[bytes] = []
         self.finished = False
         self.unexpected = 0
@@ -133,7 +138,7 @@ class Stream:
         kind = message.WhichOneof("request")
         if kind is None:
             return
-        if self.phase is Phase.START and message.HasField("protocol_config"):
+        if self.phase is _START and message.HasField("protocol_config"):
             self._learn_modes(message.protocol_config)
         TABLE[self.phase][_EVENT_OF[kind]](self, message)
 
@@ -168,12 +173,12 @@ class Stream:
         self._note_subset(message)
         if received.end_of_stream:
             self._decide(None)
-        elif self._request_mode is BodyMode.FULL_DUPLEX_STREAMED or self._request_mode is BodyMode.BUFFERED:
+        elif self._request_mode is _FULL_DUPLEX or self._request_mode is _BUFFERED:
             if _content_length(head.headers) > self._max_body_bytes:
                 self._refuse(_too_large(self._max_body_bytes))
                 return
-            self.phase = Phase.COLLECTING
-            if self._request_mode is BodyMode.BUFFERED:
+            self.phase = _COLLECTING
+            if self._request_mode is _BUFFERED:
                 self.replies.append(codec.request_headers_reply(None, body_size=0))
         else:
             self._decide(None)
@@ -194,7 +199,7 @@ class Stream:
                 self._refuse(_too_large(self._max_body_bytes))
                 return
         # A buffered body is one message; with trailers to come it lacks end_of_stream but still wants its answer.
-        if received.end_of_stream or self._request_mode is BodyMode.BUFFERED:
+        if received.end_of_stream or self._request_mode is _BUFFERED:
             self._decide(self._gathered())
 
     def _gather(self, piece: bytes) -> None:
@@ -223,7 +228,7 @@ class Stream:
     def _decide(self, body: bytes | None) -> None:
         assert self._head is not None
         self._body = body or b""
-        self.phase = Phase.DECIDING
+        self.phase = _DECIDING
         try:
             destination = self._exchange.route(self._head, body)
         except Exception as error:
@@ -235,12 +240,12 @@ class Stream:
     def _forward(self, destination: Destination) -> None:
         assert self._head is not None
         self._destination = destination
-        self.phase = Phase.FORWARDED
+        self.phase = _FORWARDED
         whole, self._body = self._body, b""
         replaced = destination.body
         if self._head.end_of_stream:
             self.replies.append(codec.request_headers_reply(destination, body_size=0))
-        elif self._request_mode is BodyMode.FULL_DUPLEX_STREAMED:
+        elif self._request_mode is _FULL_DUPLEX:
             body = whole if replaced is None else replaced
             self.replies.append(codec.request_headers_reply(destination, body_size=len(body)))
             if body or not self._ended_by_trailers:
@@ -249,7 +254,7 @@ class Stream:
                 )
             if self._ended_by_trailers:
                 self.replies.append(codec.request_trailers_reply())
-        elif self._request_mode is BodyMode.BUFFERED:
+        elif self._request_mode is _BUFFERED:
             if self._ended_by_trailers:
                 self.replies.append(codec.request_trailers_reply(destination))
             else:
@@ -261,19 +266,19 @@ class Stream:
             if self._early_trailers:
                 self.replies.append(codec.request_trailers_reply())
         if destination.skip_response:
-            self._finish(Termination.COMPLETE)
+            self._finish(_COMPLETE)
 
     def _early_body(self, message: pb.ProcessingRequest) -> None:
         # Envoy may send bodies before the header reply (send_body_without_waiting_for_header_response). In the collecting
         # modes this is the repeated last chunk of large bodies (Envoy 1.35 and later), which has been answered for.
-        if self._request_mode is not BodyMode.FULL_DUPLEX_STREAMED and self._request_mode is not BodyMode.BUFFERED:
+        if self._request_mode is not _FULL_DUPLEX and self._request_mode is not _BUFFERED:
             self._early_chunks += 1
 
     def _early_request_trailers(self, message: pb.ProcessingRequest) -> None:
         self._early_trailers = True
 
     def _late_body(self, message: pb.ProcessingRequest) -> None:
-        if self._request_mode is not BodyMode.FULL_DUPLEX_STREAMED and self._request_mode is not BodyMode.BUFFERED:
+        if self._request_mode is not _FULL_DUPLEX and self._request_mode is not _BUFFERED:
             self.replies.append(codec.chunk_reply("request_body", None, metadata=_NO_METADATA))
 
     def _late_request_trailers(self, message: pb.ProcessingRequest) -> None:
@@ -296,7 +301,7 @@ class Stream:
         served = codec.read_served(message.metadata_context) if message.HasField("metadata_context") else None
         head = ResponseHead(found, _status(found), received.end_of_stream, served)
         self._response_seen = True
-        self.phase = Phase.RESPONDING
+        self.phase = _RESPONDING
         changes: Mapping[str, str] = {}
         try:
             changes = self._exchange.response_headers(head, hold_allowed=self._may_hold(found))
@@ -309,7 +314,7 @@ class Stream:
     def _may_hold(self, found: Mapping[str, str]) -> bool:
         # A streamed chunk has exactly one answer, so what is held back at trailers would be lost; a body with a known
         # length over HTTP/1 has none.
-        return self._response_mode is not BodyMode.STREAMED or "content-length" in found
+        return self._response_mode is not _STREAMED or "content-length" in found
 
     def _response_before_decision(self, message: pb.ProcessingRequest) -> None:
         # Envoy answers the client itself (a time-out, a filter that refuses). The decision is of no use any more.
@@ -317,17 +322,21 @@ class Stream:
         self._response_headers_unasked(message)
 
     def _response_headers_unasked(self, message: pb.ProcessingRequest) -> None:
-        self.phase = Phase.ENDED
+        self.phase = _ENDED
         self.replies.append(codec.response_headers_reply({}))
 
     def _response_body(self, message: pb.ProcessingRequest) -> None:
         received = message.response_body
         chunk, ended = received.body, received.end_of_stream
         # A buffered body is one message; with trailers to come it lacks end_of_stream.
-        last = ended or self._response_mode is BodyMode.BUFFERED
-        out = self._pass_on(chunk, last=last)
+        last = ended or self._response_mode is _BUFFERED
+        try:
+            out = self._exchange.response_body(chunk, last=last)
+        except Exception as error:
+            self._exchange.failed("response body", error)
+            out = chunk
         metadata = self._final_metadata() if last else _NO_METADATA
-        if self._response_mode is BodyMode.FULL_DUPLEX_STREAMED:
+        if self._response_mode is _FULL_DUPLEX:
             if not metadata and len(out) <= codec.BODY_CHUNK_BYTES:
                 if out or last or not chunk:
                     self.replies.append(wire.streamed_reply("response_body", out, end=last))
@@ -335,26 +344,23 @@ class Stream:
                 self.replies.extend(codec.streamed_replies("response_body", out, end=last, metadata=metadata))
         else:
             changed = None if out is chunk else out
-            buffered = self._response_mode is BodyMode.BUFFERED
+            buffered = self._response_mode is _BUFFERED
             self.replies.append(codec.chunk_reply("response_body", changed, metadata=metadata, sized=buffered))
         if ended:
             self._end_response()
 
     def _response_trailers(self, message: pb.ProcessingRequest) -> None:
-        rest = self._pass_on(b"", last=True)
-        if rest and self._response_mode is BodyMode.FULL_DUPLEX_STREAMED:
+        rest = b""
+        try:
+            rest = self._exchange.response_body(b"", last=True)
+        except Exception as error:
+            self._exchange.failed("response body", error)
+        if rest and self._response_mode is _FULL_DUPLEX:
             self.replies.extend(
                 codec.streamed_replies("response_body", rest, end=False, metadata=self._final_metadata())
             )
         self.replies.append(codec.response_trailers_reply())
         self._end_response()
-
-    def _pass_on(self, chunk: bytes, *, last: bool) -> bytes:
-        try:
-            return self._exchange.response_body(chunk, last=last)
-        except Exception as error:
-            self._exchange.failed("response body", error)
-            return chunk
 
     def _final_metadata(self) -> Mapping[str, Mapping[str, Any]]:
         try:
@@ -364,8 +370,8 @@ class Stream:
             return _NO_METADATA
 
     def _end_response(self) -> None:
-        self.phase = Phase.ENDED
-        self._exchange.close(self._close_once(Termination.COMPLETE))
+        self.phase = _ENDED
+        self._exchange.close(self._close_once(_COMPLETE))
 
     # --- out of place ------------------------------------------------------------------------------------------------
 
@@ -376,7 +382,7 @@ class Stream:
         if kind in ("request_body", "response_body"):
             received = message.request_body if kind == "request_body" else message.response_body
             mode = self._request_mode if kind == "request_body" else self._response_mode
-            if mode is BodyMode.FULL_DUPLEX_STREAMED:
+            if mode is _FULL_DUPLEX:
                 self.replies.extend(
                     codec.streamed_replies(kind, received.body, end=received.end_of_stream, metadata=_NO_METADATA)
                 )
@@ -402,15 +408,15 @@ class Stream:
     def _half_closed(self, _: None) -> None:
         # Without response bodies Envoy 1.40 ends the stream when the response has ended, by closing or by resetting it, and
         # does the same when the client goes away. Elsewhere a missing end means that the client or the server went away.
-        without_bodies = self._response_seen and self._response_mode is BodyMode.NONE
-        self._finish(Termination.COMPLETE if without_bodies else Termination.CLIENT_DISCONNECT)
+        without_bodies = self._response_seen and self._response_mode is _NONE
+        self._finish(_COMPLETE if without_bodies else Termination.CLIENT_DISCONNECT)
 
     def _aborted(self, _: None) -> None:
         self.replies.clear()
         self._half_closed(None)
 
     def _finish(self, termination: Termination) -> None:
-        self.phase = Phase.CLOSED
+        self.phase = _CLOSED
         self.finished = True
         self._body, self._pieces = b"", None
         if not self._closed:
@@ -425,7 +431,7 @@ _MODES: Final = {int(mode): mode for mode in BodyMode}
 
 
 def _mode(value: int) -> BodyMode:
-    return _MODES.get(value, BodyMode.STREAMED)  # a mode of a later Envoy: pass bodies on one by one
+    return _MODES.get(value, _STREAMED)  # a mode of a later Envoy: pass bodies on one by one
 
 
 def _status(found: Mapping[str, str]) -> int:

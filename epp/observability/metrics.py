@@ -7,7 +7,7 @@ together, so that a request costs one dictionary access per call and a few addit
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Final
 
@@ -23,6 +23,10 @@ from epp.observability.series import OTHER, Counter, Names
 from epp.scheduling.observer import TIMED_EVERY
 
 _log: Final = logging.getLogger(__name__)
+
+# Globals: an enum's class is slow to read from.
+_COMPLETE: Final = Termination.COMPLETE
+_ERROR: Final = Termination.ERROR
 
 # Names come from clients; each makes series that are kept for good. Same limits as the Go EPP.
 MODEL_NAMES: Final = 1000
@@ -185,11 +189,11 @@ class Recorder:
         request.state[self] = series
         series.running.inc()
 
-    def piece_came(self, request: Request, after_s: float) -> None:
-        """A piece of a streamed response, so long after the one before it."""
+    def pieces_came(self, request: Request, gaps_s: Sequence[float]) -> None:
+        """Pieces of a streamed response: how long each came after the one before it."""
         series: _RequestSeries | None = request.state.get(self)
         if series is not None:
-            series.itl_s.observe(after_s)
+            series.itl_s.observe_all(gaps_s)
 
     def response_handled(self, duration_s: float, *, count: int = 1) -> None:
         """The picker's own work on a response took so long, as that on `count` of them."""
@@ -204,9 +208,9 @@ class Recorder:
         succeeded = 200 <= response.status < 400
         if response.status and not succeeded:
             self._catalogue.request_error_total.labels(*series.labels, Code.MODEL_SERVER_ERROR.value).inc()
-        elif response.termination is Termination.ERROR:
+        elif response.termination is _ERROR:
             self._catalogue.request_error_total.labels(*series.labels, Code.UNKNOWN.value).inc()
-        if response.termination is not Termination.COMPLETE:
+        if response.termination is not _COMPLETE:
             return  # a cut response says nothing about how long responses are and take
         ended_s = response.ended_s if response.ended_s is not None else self._clock()
         duration_s = ended_s - request.received_s

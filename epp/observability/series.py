@@ -84,6 +84,13 @@ class Histogram(Child):
         self.counts[bisect_left(self.bounds, amount)] += 1
         self.total += amount
 
+    def observe_all(self, amounts: Sequence[float]) -> None:
+        """Several values at once."""
+        counts, bounds = self.counts, self.bounds
+        for amount in amounts:
+            counts[bisect_left(bounds, amount)] += 1
+        self.total += sum(amounts)
+
     def observe_many(self, amount: float, *, count: int) -> None:
         """One value that stands for `count`."""
         self.counts[bisect_left(self.bounds, amount)] += count

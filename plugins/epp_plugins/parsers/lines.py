@@ -21,6 +21,10 @@ class MarkedLines:
         self._partial = bytearray()
         self._too_long = False
 
+    def passes(self, chunk: bytes) -> bool:
+        """Whether `feed` would neither give nor keep anything, as with most chunks: whole lines without the mark."""
+        return not self._partial and not self._too_long and chunk.endswith(b"\n") and self._mark not in chunk
+
     def feed(self, chunk: bytes) -> Iterator[bytes]:
         """The marked lines that `chunk` completes, without their line feeds."""
         last = chunk.rfind(b"\n") + 1

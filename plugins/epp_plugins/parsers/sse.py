@@ -25,6 +25,8 @@ class SseUsageReader:
         self._usage: Usage | None = None
 
     def feed(self, chunk: bytes) -> None:
+        if self._lines.passes(chunk):
+            return
         for line in self._lines.feed(chunk):
             self._usage = merge(self._usage, self._line_usage(line))
 

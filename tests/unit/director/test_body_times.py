@@ -48,6 +48,14 @@ def test_each_piece_of_a_stream_but_the_first_gives_a_time_between_tokens() -> N
     assert measured(director, "request_streaming_itl_seconds", **R) == 2
 
 
+def test_pieces_of_a_long_stream_are_recorded_while_it_lasts() -> None:
+    director = make_director("10.0.0.1:8000")
+
+    answered(director, "text/event-stream", EVENTS[:1] * 600 + EVENTS, mode=BodyMode.FULL_DUPLEX_STREAMED)
+
+    assert measured(director, "request_streaming_itl_seconds", **R) == 602
+
+
 def test_a_whole_answer_in_pieces_gives_none() -> None:
     director = make_director("10.0.0.1:8000")
 

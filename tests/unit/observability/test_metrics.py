@@ -83,10 +83,9 @@ def test_pieces_of_a_streamed_response_give_the_time_between_them_until_it_ends(
     request = make_request("m", target="t")
     recorder.request_started(request)
 
-    recorder.piece_came(request, 0.03)
-    recorder.piece_came(request, 0.05)
+    recorder.pieces_came(request, [0.03, 0.05])
     recorder.request_ended(request, make_response())
-    recorder.piece_came(request, 9.0)
+    recorder.pieces_came(request, [9.0])
 
     assert value(recorder, "llm_d_epp_request_streaming_itl_seconds_count", **R) == 2
     assert value(recorder, "llm_d_epp_request_streaming_itl_seconds_sum", **R) == pytest.approx(0.08)
