@@ -271,7 +271,12 @@ class ResponseReceived(Plugin):
 
 
 class ResponseStreaming(Plugin):
-    """Runs at each piece of the response body, where the proxy sends response bodies."""
+    """Runs at each piece of the response body, where the proxy sends response bodies.
+
+    With `first_piece_only` at the first alone: the others then cost nothing.
+    """
+
+    first_piece_only: ClassVar[bool] = False
 
     def response_chunk(self, request: Request, response: Response, chunk: bytes) -> None:
         raise NotImplementedError

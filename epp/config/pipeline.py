@@ -91,6 +91,7 @@ class Pipeline:
         "request_header",
         "response_complete",
         "response_ending",
+        "response_later_pieces",
         "response_received",
         "response_streaming",
         "saturation_detector",
@@ -124,6 +125,7 @@ class Pipeline:
         self.pre_request = _filling(PreRequest, everyone)
         self.response_received = _filling(ResponseReceived, everyone)
         self.response_streaming = _filling(ResponseStreaming, everyone)
+        self.response_later_pieces = tuple(p for p in self.response_streaming if not p.first_piece_only)
         self.response_ending = _filling(ResponseEnding, everyone)
         self.response_complete = _filling(ResponseComplete, everyone)
         self.endpoint_listeners = _filling(EndpointListener, everyone)

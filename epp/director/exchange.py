@@ -169,8 +169,10 @@ class RequestExchange:
         request = self.request
         if chunk:
             now = self._director.clock()
+            hooks = self._pipeline.response_later_pieces
             if response.first_chunk_s is None:
                 response.first_chunk_s = now
+                hooks = self._pipeline.response_streaming
             elif self._gaps_s is not None and response.last_chunk_s is not None:
                 self._gaps_s.append(now - response.last_chunk_s)
                 if len(self._gaps_s) == _GAPS_AT_ONCE:
@@ -181,7 +183,7 @@ class RequestExchange:
             if self._usage is not None:
                 self._usage.feed(chunk)
             if request is not None:
-                for hook in self._pipeline.response_streaming:
+                for hook in hooks:
                     try:
                         hook.response_chunk(request, response, chunk)
                     except Exception as error:

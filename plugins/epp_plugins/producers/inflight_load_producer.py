@@ -61,6 +61,7 @@ class InflightLoadProducer(DataProducer, PreRequest, ResponseStreaming, Response
     """
 
     type = "inflight-load-producer"
+    first_piece_only = True
 
     class Params(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
         add_estimated_output_tokens: bool = False
