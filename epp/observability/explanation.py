@@ -12,7 +12,7 @@ import numpy as np
 from epp.api import Candidates, Endpoint, Floats, PrefixMatch
 from epp.observability.explain import Decision, Detail
 from epp.observability.plain import encode_json
-from epp.scheduling.trace import Named, ProfileRun
+from epp.scheduling.trace import Named, ProfileRun, Rule
 from epp.scheduling.unavailable import why_none
 
 EXPLAIN: Final = "x-llm-epp-explain"  # request: "1" asks for the next
@@ -233,7 +233,11 @@ def _profile(decision: Decision, detail: Detail, run: ProfileRun) -> dict[str, A
         "result": f"chose {', '.join(e.name for e in run.picked)}" if run.picked else _nobody(run),
         "picked": [e.name for e in run.picked],
         "picker": run.profile.picker.name,
-        "filters": [{"name": name, "removed": removed} for name, removed in _removals(run)],
+        "filters": [
+            {"name": name, "type": rule.type, "parameters": rule.parameters, "removed": removed}
+            for name, removed in _removals(run)
+            for rule in [_rule(run, name)]
+        ],
         "scorers": [
             {"name": scorer.name, "type": scorer.type, "weight": weight, "failed": bool(run.picked) and scores is None}
             for (scorer, weight), scores in _by_scorer(run)
@@ -311,10 +315,25 @@ def _scores(run: ProfileRun, position: int) -> dict[str, dict[str, float]]:
 
 def _filtered(run: ProfileRun) -> list[dict[str, Any]]:
     return [
-        {"name": name, "chosen": False, "total": None, "scores": {}, "why_not": f"removed by {plugin}"}
+        {"name": name, "chosen": False, "total": None, "scores": {}, "why_not": why_not}
         for plugin, removed in _removals(run)
+        for why_not in [f"removed by {plugin}{_by_which_rule(_rule(run, plugin))}"]
         for name in removed
     ]
+
+
+def _rule(run: ProfileRun, name: str) -> Rule:
+    return next(rule for rule in run.profile.filters if rule.name == name)
+
+
+def _by_which_rule(rule: Rule) -> str:
+    """` (by-label: label=role, validValues=["decode"])`; nothing for one that its name says all of."""
+    parameters = ", ".join(
+        f"{k}={v if isinstance(v, str) else encode_json(v).decode()}" for k, v in rule.parameters.items()
+    )
+    kind = rule.type if rule.type != rule.name else ""
+    told = ": ".join(part for part in (kind, parameters) if part)
+    return f" ({told})" if told else ""
 
 
 def _why_not(

@@ -29,7 +29,7 @@ from epp.api import (
     headers,
 )
 from epp.scheduling.observer import Observer
-from epp.scheduling.trace import Named, Outline, ProfileRun, Trace
+from epp.scheduling.trace import Named, Outline, ProfileRun, Trace, rule_of
 from epp.scheduling.unavailable import Unavailable
 
 _LOADS: Final = (WAITING_REQUESTS, RUNNING_REQUESTS, KV_CACHE_USAGE)
@@ -100,6 +100,7 @@ class Profile:
         self._observer = observer
         self._outline = Outline(
             name,
+            tuple(map(rule_of, filters)),
             tuple((Named(s.name, s.type), float(weight)) for s, weight in scorers),
             Named(picker.name, picker.type),
         )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from collections.abc import Mapping
+from typing import Any, TypeAlias
 
 import msgspec
 
-from epp.api import Candidates, Endpoint, Floats
+from epp.api import Candidates, Endpoint, Floats, Plugin
 
 
 class Named(msgspec.Struct, frozen=True):
@@ -16,10 +17,31 @@ class Named(msgspec.Struct, frozen=True):
     type: str
 
 
-class Outline(msgspec.Struct, frozen=True):
-    """What a profile consists of: its scorers with their weights in order, and its picker."""
+class Rule(msgspec.Struct, frozen=True):
+    """What a filter goes by: its type, and the parameters that are not the default ones, by their configured names."""
 
     name: str
+    type: str
+    parameters: Mapping[str, Any]
+
+
+def rule_of(plugin: Plugin) -> Rule:
+    params = plugin.params
+    changed: dict[str, Any] = {}
+    if isinstance(params, msgspec.Struct):
+        for field in msgspec.structs.fields(params):
+            value = getattr(params, field.name)
+            default = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+            if value != default:
+                changed[field.encode_name] = msgspec.to_builtins(value, enc_hook=str)
+    return Rule(plugin.name, plugin.type, changed)
+
+
+class Outline(msgspec.Struct, frozen=True):
+    """What a profile consists of: its filters, its scorers with their weights, all in order, and its picker."""
+
+    name: str
+    filters: tuple[Rule, ...]
     scorers: tuple[tuple[Named, float], ...]
     picker: Named
 

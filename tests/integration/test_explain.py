@@ -212,8 +212,27 @@ def test_whom_a_filter_removed_is_told() -> None:
     ask(director)
 
     explained = told(director)
-    assert explained["profiles"][0]["filters"] == [{"name": "without-s0", "removed": ["s0"]}]
+    assert explained["profiles"][0]["filters"] == [
+        {"name": "without-s0", "type": "without-s0", "parameters": {}, "removed": ["s0"]}
+    ]
     assert why_not(explained)["s0"] == "removed by without-s0"
+
+
+def test_a_filter_is_told_with_its_rule() -> None:
+    director = explained_director(
+        "plugins:\n- {type: by-label, name: mine, parameters: {label: role, validValues: [decode], allowsNoLabel: false}}\n"
+        "- type: queue-scorer\n- type: max-score-picker\n"
+        "schedulingProfiles:\n- name: default\n  plugins:\n"
+        "  - pluginRef: mine\n  - pluginRef: queue-scorer\n  - pluginRef: max-score-picker\n"
+    )
+    for endpoint in director.datastore.fleet.candidates().endpoints[1:]:
+        endpoint.labels = {"role": "decode"}
+    ask(director)
+
+    explained = told(director)
+    [rule] = explained["profiles"][0]["filters"]
+    assert (rule["type"], rule["parameters"]) == ("by-label", {"label": "role", "validValues": ["decode"]})
+    assert why_not(explained)["s0"] == 'removed by mine (by-label: label=role, validValues=["decode"])'
 
 
 def test_who_was_no_candidate_is_told_with_the_reason() -> None:
