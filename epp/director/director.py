@@ -84,7 +84,7 @@ class Director:
         """
         timed = self.times_next
         self._paths += 1
-        plain = self._read(pipeline, request, head, body)
+        self._read(pipeline, request, head, body)
         self._rewrite(request)
         self._classify(pipeline, request)
         self._shed(pipeline, request)
@@ -111,8 +111,9 @@ class Director:
             check_preference(request, result)
         self._account(pipeline, request, result, timed=timed)
         request.payload.forget_prompts()
+        destination = self._destination(request, result, body)
         request.body = b""
-        return self._destination(request, result, body, plain)
+        return destination
 
     @property
     def times_next(self) -> bool:
@@ -133,14 +134,13 @@ class Director:
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
-    def _read(self, pipeline: Pipeline, request: Request, head: RequestHead, body: bytes | None) -> bytes | None:
-        """The body as it was before its content-encoding; None of requests that have none."""
+    def _read(self, pipeline: Pipeline, request: Request, head: RequestHead, body: bytes | None) -> None:
         for name in _PATH_HEADERS:
             if request.headers.get(name):
                 request.path = request.headers[name]
                 break
         if body is None or (not body and request.method in _BODILESS_METHODS):
-            return None
+            return
         request.size_bytes = len(body)
         parser = pipeline.parsers.find(request.path)
         if parser.reads_body and "content-encoding" in request.headers:
@@ -149,7 +149,6 @@ class Director:
         request.payload = parser.parse_request(request.path.partition("?")[0].rstrip("/"), request.headers, body)
         request.incoming_model = request.model = request.payload.model or ""
         request.state[Parser] = parser
-        return body
 
     def _rewrite(self, request: Request) -> None:
         if request.payload.model is None and not request.payload.model_required:
@@ -280,9 +279,8 @@ class Director:
         if refusal is not None:
             raise refusal
 
-    def _destination(
-        self, request: Request, result: SchedulingResult, body: bytes | None, plain: bytes | None
-    ) -> Destination:
+    def _destination(self, request: Request, result: SchedulingResult, body: bytes | None) -> Destination:
+        plain = request.body
         changed: bytes | None = None
         if plain and request.model != request.incoming_model:
             changed = request.payload.with_model(plain, request.model)
