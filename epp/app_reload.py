@@ -66,7 +66,6 @@ class Reloader:
         self._environment = environment
         self._parts = parts
         self._started_with = parts(director.pipeline)
-        self._listening = list(director.pipeline.endpoint_listeners)
         self._working: list[Background] = []
         self._plugins = list(director.pipeline.plugins.values())
         self._pipelines = weakref.WeakSet((director.pipeline,))
@@ -129,13 +128,13 @@ class Reloader:
         director = self._director
         _hand_over(old, new)
         self._start(new)
-        # Before the first request sees them: a plugin that knows no endpoints would decide on nothing.
-        for listener in new.endpoint_listeners:
-            if not any(known is listener for known in self._listening):
-                director.datastore.add_listener(listener)
-                self._listening.append(listener)
         known = {id(plugin) for plugin in self._plugins}
-        self._plugins += [plugin for plugin in new.plugins.values() if id(plugin) not in known]
+        made = [plugin for plugin in new.plugins.values() if id(plugin) not in known]
+        self._plugins += made
+        # Before the first request sees them: a plugin that knows no endpoints would decide on nothing.
+        for plugin in made:
+            if isinstance(plugin, EndpointListener):
+                director.datastore.add_listener(plugin)
         self._pipelines.add(new)
         self._tidy_after(old)
         director.use(new)
@@ -167,21 +166,14 @@ class Reloader:
         weakref.finalize(old, gone).atexit = False
 
     def _tidy(self) -> None:
-        wanted: dict[int, EndpointListener] = {
-            id(listener): listener for pipeline in self._pipelines for listener in pipeline.endpoint_listeners
-        }
-        for listener in [known for known in self._listening if id(known) not in wanted]:
-            self._director.datastore.remove_listener(listener)
-            self._listening.remove(listener)
-
-        working = {id(plugin) for pipeline in self._pipelines for plugin in pipeline.background}
-        for worker in [known for known in self._working if id(known) not in working]:
-            self._working.remove(worker)
-            _stop(worker)
-
         used = {id(plugin) for pipeline in self._pipelines for plugin in pipeline.plugins.values()}
         for plugin in [known for known in self._plugins if id(known) not in used]:
             self._plugins.remove(plugin)
+            if isinstance(plugin, EndpointListener):
+                self._director.datastore.remove_listener(plugin)
+            if isinstance(plugin, Background) and plugin in self._working:
+                self._working.remove(plugin)
+                _stop(plugin)
             try:
                 self._retire(plugin, plugin.retire())
             except Exception as error:
