@@ -130,19 +130,26 @@ def _removed_before(decision: Decision, detail: Detail) -> dict[int, str]:
     return gone
 
 
-def _outcome(decision: Decision) -> dict[str, Any] | None:
-    """None while the request is under way."""
-    if not decision.ended:
-        return None
+def measured(decision: Decision) -> dict[str, float | int | None]:
+    """Times in milliseconds, rounded to microseconds, and tokens; None for what is not known."""
     usage = decision.usage
     return {
-        "status": decision.status,
-        "served": decision.served,
         "ttft_ms": _ms(decision.ttft_s),
         "duration_ms": _ms(decision.duration_s),
         "prompt_tokens": None if usage is None else usage.prompt_tokens,
         "completion_tokens": None if usage is None else usage.completion_tokens,
         "cached_tokens": None if usage is None else usage.cached_tokens,
+    }
+
+
+def _outcome(decision: Decision) -> dict[str, Any] | None:
+    """None while the request is under way."""
+    if not decision.ended:
+        return None
+    return {
+        "status": decision.status,
+        "served": decision.served,
+        **measured(decision),
         "predicted_cached_tokens": _predicted(decision),
         "termination": "" if decision.termination is None else decision.termination.value,
     }

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from epp.api import PrefixMatch, Request, Response
 from epp.observability.explain import Decision, Decisions, Detail
+from epp.observability.explanation import measured
 from epp.observability.logs import VERBOSE
 
 _SHOWN: Final = 100
@@ -36,7 +37,6 @@ class RequestLog:
 
 def _facts(decision: Decision) -> dict[str, Any]:
     """What is known; times in milliseconds, rounded to microseconds."""
-    usage = decision.usage
     facts: dict[str, Any] = {
         "timestamp": round(decision.at_s, 3),
         "id": decision.id,
@@ -45,11 +45,7 @@ def _facts(decision: Decision) -> dict[str, Any]:
         "status": decision.status,
         "endpoint": decision.served or (decision.endpoints[0].host_port if decision.endpoints else ""),
         "priority": decision.priority,
-        "ttft_ms": _ms(decision.ttft_s),
-        "duration_ms": _ms(decision.duration_s),
-        "prompt_tokens": None if usage is None else usage.prompt_tokens,
-        "completion_tokens": None if usage is None else usage.completion_tokens,
-        "cached_tokens": None if usage is None else usage.cached_tokens,
+        **measured(decision),
         "termination": None if decision.termination is None else decision.termination.value,
         "refusal": decision.refusal or None,
         "config": decision.config_hash or None,
@@ -78,7 +74,3 @@ def _blocks(match: PrefixMatch, row: int) -> int | None:
         return int(match.matched_blocks.item(row))
     except (AttributeError, IndexError, TypeError, ValueError, OverflowError):
         return None
-
-
-def _ms(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds * 1e3, 3)
