@@ -13,10 +13,11 @@ import pytest
 
 from epp.api import Endpoint, Extractor
 from epp.app import Service
-from epp.cli.options import RunOptions, parse
+from epp.cli.options import parse
 from epp.config import load_text
 from tests.support.configs import HEAD
 from tests.support.http_fakes import FakeServer, eventually, hang, page, serving
+from tests.support.loopback import loopback_options
 
 PAGES = Path(__file__).parents[1] / "fixtures" / "metrics"
 PROFILE = "schedulingProfiles: [{name: default, plugins: [{pluginRef: queue-scorer}]}]\n"
@@ -40,15 +41,8 @@ class Watts(Extractor):
 
 @contextlib.asynccontextmanager
 async def running(config: str, *servers: FakeServer, **options: Any) -> AsyncIterator[Service]:
-    given = RunOptions(
+    given = loopback_options(
         endpoints=tuple(f"s{i}=127.0.0.1:{server.port}" for i, server in enumerate(servers)),
-        grpc_host="127.0.0.1",
-        health_host="127.0.0.1",
-        metrics_host="127.0.0.1",
-        grpc_port=0,
-        health_port=0,
-        metrics_port=0,
-        secure_serving=False,
         allow_experimental_plugins=True,
         **options,
     )

@@ -29,7 +29,6 @@ from epp.api import (
     data_key,
 )
 from epp.app import Service
-from epp.cli.options import RunOptions
 from epp.config import load_file
 from epp.director.exchange import RequestExchange
 from epp.extproc.exchange import BodyMode, RequestHead
@@ -38,6 +37,7 @@ from epp.outside import World
 from epp_plugins.kv_events.publisher import Publisher
 from epp_plugins.producers.precise_prefix_cache_producer import PrecisePrefixCacheProducer
 from tests.support.kv_engine import CLEARED, FakeEngine, removed, stored
+from tests.support.loopback import loopback_options
 from tests.support.outside import handle_with
 from tests.support.plugins import make_plugin
 from tests.support.service import make_director
@@ -445,16 +445,9 @@ async def test_a_running_service_follows_its_engines_through_a_reload_and_lets_g
     engine = await stack.enter_async_context(FakeEngine())
     path = tmp_path / "epp.yaml"
     path.write_text(CONFIG)
-    options = RunOptions(
+    options = loopback_options(
         config_file=str(path),
         endpoints=(engine.host_port,),
-        grpc_host="127.0.0.1",
-        health_host="127.0.0.1",
-        metrics_host="127.0.0.1",
-        grpc_port=0,
-        health_port=0,
-        metrics_port=0,
-        secure_serving=False,
     )
     service = Service(options, load_file(path))
 

@@ -13,10 +13,10 @@ import aiohttp
 import pytest
 
 from epp.app import Service
-from epp.cli.options import RunOptions
 from epp.config import load_file
 from tests.support.configs import HEAD
 from tests.support.http_fakes import eventually
+from tests.support.loopback import loopback_options
 
 
 def config(weight: int, more: str = "") -> str:
@@ -58,17 +58,10 @@ class Case:
 
 @contextlib.asynccontextmanager
 async def running(path: Path, *, config_reload: bool = True) -> AsyncIterator[Case]:
-    options = RunOptions(
+    options = loopback_options(
         config_file=str(path),
         config_reload=config_reload,
         endpoints=("127.0.0.1:1",),
-        grpc_host="127.0.0.1",
-        health_host="127.0.0.1",
-        metrics_host="127.0.0.1",
-        grpc_port=0,
-        health_port=0,
-        metrics_port=0,
-        secure_serving=False,
     )
     service = Service(options, load_file(path))
     try:

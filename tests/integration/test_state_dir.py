@@ -14,12 +14,12 @@ import pytest
 
 from epp.api import PREFIX_MATCH, DataProducer, Handle, Plugin, PrefixMatch, StateKeeper, data_key
 from epp.app import Service, StartError
-from epp.cli.options import RunOptions
 from epp.config import Loaded, load_default, load_text
 from epp.state import StateDir
 from epp.state.file import Header, Writer
 from tests.support.configs import HEAD
 from tests.support.http_fakes import eventually
+from tests.support.loopback import loopback_options
 from tests.support.plugins import make_handle
 from tests.support.reloading import Steps
 
@@ -173,17 +173,10 @@ def test_what_a_killed_process_left_half_written_is_cleared_away(tmp_path: Path)
 
 
 def service(state_dir: Path, *, config: Loaded | None = None, every_s: float = 60.0, port: int = 8000) -> Service:
-    options = RunOptions(
+    options = loopback_options(
         endpoints=(f"127.0.0.1:{port}", "127.0.0.1:8001"),
         state_dir=str(state_dir),
         state_save_interval_s=every_s,
-        grpc_host="127.0.0.1",
-        health_host="127.0.0.1",
-        metrics_host="127.0.0.1",
-        grpc_port=0,
-        health_port=0,
-        metrics_port=0,
-        secure_serving=False,
     )
     return Service(options, config or load_default())
 
