@@ -15,6 +15,8 @@ PREFIX_MATCH: Final = "PrefixCacheMatchInfo"  # PrefixMatch
 IN_FLIGHT_LOAD: Final = "InFlightLoad"  # InFlightLoad
 TOKENIZED_PROMPT: Final = "TokenizedPrompt"  # TokenizedPrompt
 ENCODER_MATCH: Final = "EncoderCacheMatchInfo"  # EncoderMatch
+LATENCY_PREDICTION: Final = "LatencyPredictionInfo"  # LatencyPrediction
+PREFILL_BACKLOG: Final = "PrefillBacklog"  # PrefillBacklog
 SESSION_ID: Final = "SessionID"  # str; absent where the request has none
 AGENT_IDENTITY: Final = "agent-identity"  # str; absent where the request has none
 
@@ -29,6 +31,8 @@ DEFAULT_PRODUCERS: Final[dict[str, str]] = {
     IN_FLIGHT_LOAD: "inflight-load-producer",
     TOKENIZED_PROMPT: "token-producer",
     ENCODER_MATCH: "mm-embeddings-cache-producer",
+    LATENCY_PREDICTION: "predicted-latency-producer",
+    PREFILL_BACKLOG: "prefill-backlog-producer",
     SESSION_ID: "session-id-producer",
     AGENT_IDENTITY: "agent-identity",
 }
@@ -106,6 +110,54 @@ class EncoderMatch(msgspec.Struct, frozen=True):
 
     matched_size: Floats
     total_size: float
+
+
+class LatencyPrediction(msgspec.Struct, frozen=True):
+    """How long each endpoint would take for this request: milliseconds by fleet row (use `[candidates.rows]`), NaN unknown.
+
+    `ttft_ms` and `tpot_ms` are medians; nine requests of ten lie between `low` and `high`. An SLO that the request does not
+    have is infinite, so its headroom is, too. `tpot_budget_ms` is the SLO for time per output token, by row, or a tighter one
+    of a request that runs there.
+    """
+
+    ttft_ms: Floats
+    ttft_low_ms: Floats
+    ttft_high_ms: Floats
+    tpot_ms: Floats
+    tpot_low_ms: Floats
+    tpot_high_ms: Floats
+    tpot_budget_ms: Floats
+    ttft_slo_ms: float = np.inf
+    tpot_slo_ms: float = np.inf
+
+    @property
+    def has_slo(self) -> bool:
+        """Whether the request asked for any latency."""
+        return min(self.ttft_slo_ms, self.tpot_slo_ms) < np.inf
+
+    @property
+    def ttft_headroom_ms(self) -> Floats:
+        """By row: what is left of the SLO for the first token; negative where it would be missed."""
+        headroom: Floats = self.ttft_slo_ms - self.ttft_ms
+        return headroom
+
+    @property
+    def tpot_headroom_ms(self) -> Floats:
+        """The same of the time per output token."""
+        headroom: Floats = self.tpot_budget_ms - self.tpot_ms
+        return headroom
+
+
+class PrefillBacklog(msgspec.Struct, frozen=True):
+    """Prefill work ahead of this request, by fleet row (use `[candidates.rows]`).
+
+    `tokens` are uncached prompt tokens of requests dispatched before that are believed not to be done; `rate` is how many
+    tokens a second the endpoint gets through, as learnt from its first tokens; `uncached_tokens` is what this request adds.
+    """
+
+    tokens: Floats
+    rate: Floats
+    uncached_tokens: Floats
 
 
 class ServedModel(msgspec.Struct, frozen=True):
