@@ -1,13 +1,46 @@
-"""For all tests: failures can be printed, and programs that are started hear Ctrl-C."""
+"""For all tests: failures can be printed, programs that are started hear Ctrl-C, and there are control planes to ask for."""
 
 from __future__ import annotations
 
 import gc
 import signal
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from itertools import count
 from typing import Any
 
 import pytest
+
+from tests.support.control_plane import ControlPlane
+from tests.support.tools import ToolMissingError
+
+_NUMBERS = count(1)
+
+
+@pytest.fixture(scope="session")
+def control_plane() -> Iterator[ControlPlane]:
+    """A real API server that nobody breaks, for the whole run; work in a `namespace` of it."""
+    yield from _started()
+
+
+@pytest.fixture
+def own_control_plane() -> Iterator[ControlPlane]:
+    """One that a test may kill, pause, and fill with what others must not see."""
+    yield from _started()
+
+
+@pytest.fixture
+def namespace(control_plane: ControlPlane) -> str:
+    """A new one of `control_plane`."""
+    return control_plane.create_namespace(f"test-{next(_NUMBERS)}")
+
+
+def _started() -> Iterator[ControlPlane]:
+    try:
+        prepared = ControlPlane()
+    except ToolMissingError as missing:
+        pytest.skip(str(missing))
+    with prepared as running:
+        yield running
 
 
 def pytest_configure() -> None:

@@ -47,6 +47,11 @@ _FIRST_PAUSE_S = 0.01
 _LONGEST_PAUSE_S = 0.1
 
 
+def leashed(command: Sequence[str]) -> list[str]:
+    """``command`` such that the kernel kills it when the thread of this process that starts it has ended."""
+    return [sys.executable, "-I", "-S", "-c", _LEASH, str(os.getpid()), *command]
+
+
 class ChildError(Exception):
     """A child ended too early or was not ready in time. The message carries the last lines of its log."""
 
@@ -114,8 +119,7 @@ class Children:
         out, err = self.log_dir / f"{name}.out", self.log_dir / f"{name}.err"
         with out.open("wb") as stdout, err.open("wb") as stderr:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-I", "-S", "-c", _LEASH, str(os.getpid())),
-                *command,
+                *leashed(command),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=stdout,
                 stderr=stderr,
