@@ -224,6 +224,11 @@ class CacheCheck:
             if calibration.limit is not None:
                 yield row, calibration.limit
 
+    def answers(self, row: int) -> int:
+        """How many answers of the endpoint in `row` have been compared."""
+        calibration = self._calibrations.of(row)
+        return 0 if calibration is None else calibration.answers
+
     def state(self, row: int) -> dict[str, object]:
         """For debug pages. Empty before the first answer."""
         calibration = self._calibrations.of(row)

@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -81,13 +81,22 @@ async def vllm(
     hashes: str = "sha256",
     seed: str = "",
     adapters: Sequence[str] = (),
+    model: Path = MODEL,
+    blocks: int = BLOCKS,
+    max_tokens: int = BLOCK_SIZE * 60,
 ) -> AsyncIterator[Vllm]:
     """`count` servers on neighbouring ports; kill `process` to lose them. `seed`: their PYTHONHASHSEED, empty for none.
 
-    `adapters` are names of LoRA adapters with random weights.
+    `adapters` are names of LoRA adapters with random weights. Each server's cache has `blocks`, a request `max_tokens`.
     """
     first = first_port or free_ports(count)
-    process = _launch(folder, count, first, hashes=hashes, seed=seed, adapters=adapters)
+    arguments = {
+        "--model": str(model),
+        "--max-model-len": str(max_tokens),
+        "--num-gpu-blocks-override": str(blocks),
+        "--prefix-caching-hash-algo": hashes,
+    }
+    process = _launch(folder, count, first, arguments, seed=seed, adapters=adapters)
     try:
         async with aiohttp.ClientSession() as session:
             servers = Vllm([first + i for i in range(count)], session, process, folder)
@@ -103,23 +112,20 @@ async def vllm(
 
 
 def _launch(
-    folder: Path, count: int, first_port: int, *, hashes: str, seed: str, adapters: Sequence[str]
+    folder: Path, count: int, first_port: int, given: Mapping[str, str], *, seed: str, adapters: Sequence[str]
 ) -> subprocess.Popen[bytes]:
     python = os.environ.get("VLLM_PYTHON", "")
     if not python:
         pytest.skip("VLLM_PYTHON is not set: run these tests by make test-vllm")
     folder.mkdir(parents=True, exist_ok=True)
     arguments = {
-        "--model": str(MODEL),
         "--served-model-name": "tiny",
         "--load-format": "dummy",
         "--dtype": "bfloat16",
-        "--max-model-len": str(BLOCK_SIZE * 60),
         "--block-size": str(BLOCK_SIZE),
-        "--num-gpu-blocks-override": str(BLOCKS),
         "--max-num-seqs": "4",
-        "--prefix-caching-hash-algo": hashes,
         "--kv-events-config": json.dumps(_EVENTS),
+        **given,
     }
     flags = ["--enforce-eager", "--enable-prompt-tokens-details", "--enable-scale-out"]
     if adapters:

@@ -40,9 +40,9 @@ from epp_plugins.kv_events.followers import Followers, Ports
 from epp_plugins.kv_events.index import BlockIndex, Found, Source
 from epp_plugins.kv_events.keys import TOKEN_BYTES, BlockKeys, EngineKeys, TokenKeys, extras_of
 from epp_plugins.kv_events.vllm_hashes import ALGORITHMS, SEEDED, VllmHashes
+from epp_plugins.prefix_choice import PrefixChoice, guessed_blocks
 
 _UNSAID_BLOCK: Final = 16  # tokens; what a match is counted in before an engine has told
-_ROUNDING: Final = 1e-9
 _RATIO_BUCKETS: Final = tuple(i / 10 for i in range(11))
 _COUNTERS: Final = (
     ("kv_cache_index_admissions_total", "Blocks that engines told they hold"),
@@ -147,8 +147,9 @@ class _Asked(msgspec.Struct):
     """What one request's prompts are in blocks: chains by block size."""
 
     chains: dict[int, list[list[int]]]
+    told: PrefixMatch | None = None  # what engines have told, whether it was published or not
     expected: _Expected | None = None
-    sent: tuple[Endpoint, PrefixMatch] | None = None  # what was told of the endpoint that answers; None: it was a guess
+    sent: tuple[Endpoint, PrefixMatch] | None = None  # what was told of the endpoint that answers; None: nothing was
 
 
 class PrecisePrefixCacheProducer(DataProducer, PreRequest, ResponseComplete, EndpointListener, Background, StateDumper):
@@ -158,7 +159,8 @@ class PrecisePrefixCacheProducer(DataProducer, PreRequest, ResponseComplete, End
     missing, late (`maxLag`), or cannot be had count what `fallbackProducerName` guesses; so does every endpoint for a request
     without tokens (see token-producer). Where only the latest events are known the larger number counts. With
     `speculativeIndexing` a pick lets its blocks count as held for `speculativeTTL`, or until the request fails. Answers that
-    tell cached tokens are compared with what was told before, and what proves wrong is dropped.
+    tell cached tokens are compared with what was told before; what proves wrong is dropped, and where the guess proves right
+    more often it counts.
 
     Every endpoint's socket is `socketPort` plus its rank, or what the server names where that is 0; with `zmqEndpoint` and
     without `discoverPods`, engines connect to one socket here, and their topics name them. Accepted without effect:
@@ -199,6 +201,7 @@ class PrecisePrefixCacheProducer(DataProducer, PreRequest, ResponseComplete, End
         self._expected: deque[_Expected] = deque()
         self._warned_of_tokens = False
         self._check = CacheCheck(handle)
+        self._choice = PrefixChoice(self._check)
         metrics = handle.metrics
         self._size = metrics.gauge(
             "kv_cache_index_size", "Blocks in the precise prefix index, over all endpoints and tiers"
@@ -247,7 +250,7 @@ class PrecisePrefixCacheProducer(DataProducer, PreRequest, ResponseComplete, End
         if view.unsure:
             _fill_in(found, view.trust, guess, total)
         request.state[self] = asked
-        request.data[self._key] = PrefixMatch(
+        asked.told = PrefixMatch(
             found.matched,
             total,
             unit,
@@ -256,6 +259,7 @@ class PrecisePrefixCacheProducer(DataProducer, PreRequest, ResponseComplete, End
             cached_blocks=found.blocks,
             told=view.told,
         )
+        request.data[self._key] = self._choice.choose(asked.told, guess)
 
     def _look_up(self, chains: list[list[int]], sources: int, found: Found, *, scale: float) -> None:
         """Add to `found`, in blocks of another size, what `sources` hold of one request's prompts."""
@@ -278,9 +282,10 @@ class PrecisePrefixCacheProducer(DataProducer, PreRequest, ResponseComplete, End
         target = result.target
         if match.total_blocks:
             self._hit_ratio.observe(match.matched_blocks.item(target.row) / match.total_blocks)
+        told = asked.told
         # Where several endpoints work on a request, its answer does not say whose cache was used.
-        if len(result.profiles) == 1 and match.told is not None and match.told.item(target.row):
-            asked.sent = target, match
+        if len(result.profiles) == 1 and told is not None and told.told is not None and told.told.item(target.row):
+            asked.sent = target, told
         if self.params.speculative_indexing:
             self._speculate(asked, result)
         asked.chains = {}
@@ -471,7 +476,7 @@ def _fill_in(found: Found, trust: Floats, guess: PrefixMatch | None, total: int)
     """Where not everything is known the guess counts, alone or where it is larger."""
     if guess is None or not guess.total_blocks or len(guess.matched_blocks) != len(trust):
         return
-    guessed = np.floor(guess.matched_blocks * (total / guess.total_blocks) + _ROUNDING)
+    guessed = guessed_blocks(guess, total)
     unsure = trust < float(Trust.ALL)
     np.maximum(found.matched, guessed, out=found.matched, where=unsure)
     np.maximum(found.blocks, guessed, out=found.blocks, where=unsure)

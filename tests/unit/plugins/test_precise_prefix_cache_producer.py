@@ -98,8 +98,11 @@ class Bench:
     def blocks(self, tokens: list[int] = TOKENS, **more: Any) -> list[float]:
         return self.match(self.request(tokens, **more)).matched_blocks[: len(self.fleet)].tolist()
 
-    def guess(self, *matched: float, total: int = 10, size: int = 4) -> PrefixMatch:
-        return PrefixMatch(np.array([*matched, *[0.0] * (self.fleet.capacity - len(matched))]), total, size)
+    def guess(self, *matched: float, total: int = 10, size: int = 4, right: float | None = None) -> PrefixMatch:
+        """`right`: the share of these guesses that answers have borne out, of every endpoint."""
+        blocks = np.array([*matched, *[0.0] * (self.fleet.capacity - len(matched))])
+        confidence = None if right is None else np.full(self.fleet.capacity, right)
+        return PrefixMatch(blocks, total, size, confidence=confidence)
 
 
 def test_matches_are_counted_in_the_engines_blocks() -> None:
@@ -321,6 +324,36 @@ def test_guesses_are_not_compared() -> None:
     match = bench.match(bench.request())
     assert match.confidence is not None
     assert np.isnan(match.confidence.item(0))
+
+
+def test_a_guess_that_is_right_more_often_counts_until_events_are_right_again() -> None:
+    """As with a tokenizer that is not the engine's: what it has told never matches, and yet it has the prompt cached."""
+    bench = Bench(2)
+    bench.tell(0, stored([9, *TOKENS[:39]]))
+    bench.tell(1, stored(TOKENS))
+    counted = []
+    for _ in range(17):
+        answered(bench, 36)
+        counted.append(bench.blocks(guess=bench.guess(8, 3, right=0.9)))
+
+    assert counted == [[0, 10]] * 15 + [[8, 10]] * 2
+    told = bench.match(bench.request(guess=bench.guess(8, right=0.9))).told
+    assert told is not None
+    assert told[:2].tolist() == [0, 1]
+
+    bench.tell(0, stored(TOKENS))
+    for _ in range(32):
+        answered(bench, 36, guess=bench.guess(8, right=0.9))
+    assert bench.blocks(guess=bench.guess(8, right=0.9)) == [10, 10]
+
+
+def test_a_guess_that_is_right_as_often_does_not_count() -> None:
+    bench = Bench(1)
+    bench.tell(0, stored(TOKENS))
+    for _ in range(20):
+        answered(bench, 36)
+
+    assert bench.blocks(guess=bench.guess(3, right=1.0)) == [10]
 
 
 # --- configuration -------------------------------------------------------------------------------------------------------
