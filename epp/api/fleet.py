@@ -48,7 +48,7 @@ DEFAULTS: Final[dict[str, float]] = {
 class Fleet:
     """All endpoints and their columns. Written by the data store, the collector and in-flight accounting only."""
 
-    __slots__ = ("_everyone", "_free", "columns", "defaults", "endpoints")
+    __slots__ = ("_everyone", "_free", "_reachable", "_silent", "columns", "defaults", "endpoints")
 
     def __init__(self, *, capacity: int = 16) -> None:
         self.defaults = dict(DEFAULTS)
@@ -56,6 +56,8 @@ class Fleet:
         self.endpoints: list[Endpoint | None] = [None] * capacity
         self._free = list(range(capacity - 1, -1, -1))
         self._everyone: Candidates | None = None
+        self._silent: set[int] = set()
+        self._reachable: Candidates | None = None
 
     def __len__(self) -> int:
         return len(self.endpoints) - len(self._free)
@@ -81,7 +83,7 @@ class Fleet:
         endpoint.row = row
         endpoint.alive = True
         self.endpoints[row] = endpoint
-        self._everyone = None
+        self._everyone = self._reachable = None
 
     def remove(self, endpoint: Endpoint) -> None:
         """Take `endpoint` out. Its row may be reused at once: check `alive` before writing to it later."""
@@ -90,7 +92,8 @@ class Fleet:
         endpoint.alive = False
         self.endpoints[endpoint.row] = None
         self._free.append(endpoint.row)
-        self._everyone = None
+        self._silent.discard(endpoint.row)
+        self._everyone = self._reachable = None
 
     def candidates(self) -> Candidates:
         """Every endpoint, in row order. The same object until the fleet changes."""
@@ -98,6 +101,30 @@ class Fleet:
             rows = np.array([e.row for e in self.endpoints if e is not None], dtype=np.intp)
             self._everyone = Candidates(self, rows)
         return self._everyone
+
+    def set_silent(self, endpoint: Endpoint, is_silent: bool) -> None:
+        """`endpoint` does not answer at all, or does again."""
+        if endpoint.alive and is_silent != (endpoint.row in self._silent):
+            self._silent ^= {endpoint.row}
+            self._reachable = None
+
+    def is_silent(self, endpoint: Endpoint) -> bool:
+        """Whether nothing answers at the address of `endpoint`."""
+        return endpoint.alive and endpoint.row in self._silent
+
+    def reachable(self, candidates: Candidates | None = None) -> Candidates:
+        """`candidates` (None: all) without those that do not answer at all; the same where that would leave none."""
+        if candidates is None:
+            if self._reachable is None:
+                self._reachable = self._without_silent(self.candidates())
+            return self._reachable
+        return self._without_silent(candidates)
+
+    def _without_silent(self, candidates: Candidates) -> Candidates:
+        if not self._silent:
+            return candidates
+        answering = candidates.keep(~np.isin(candidates.rows, list(self._silent)))
+        return answering if len(answering) else candidates
 
     def _grow(self) -> None:
         old = self.capacity

@@ -74,10 +74,11 @@ class Datastore:
         return self._subset_index().at(host_port)
 
     def candidates_for(self, subset_hint: Sequence[object] | None = None) -> Candidates:
-        """The endpoints that may serve a request: see `epp.data.subset`. No hint: all."""
+        """The endpoints that may serve a request: see `epp.data.subset`. No hint: all. Those that do not answer are left out,
+        unless none answers."""
         if subset_hint is None:
-            return self.fleet.candidates()
-        return self._subset_index().candidates_for(subset_hint)
+            return self.fleet.reachable()
+        return self.fleet.reachable(self._subset_index().candidates_for(subset_hint))
 
     def priority_of(self, objective: str) -> int:
         """The objective's priority, 0 when it is not known."""

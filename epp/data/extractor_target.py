@@ -66,5 +66,8 @@ class ExtractorTarget:
             except Exception:
                 _log.exception("%s cannot forget endpoint %s", extractor.name, self._endpoint.name)
 
+    def silent(self, is_silent: bool) -> None:
+        """Other sources than the server's own metrics say nothing about the server."""
+
     def is_idle(self) -> bool:
         return False

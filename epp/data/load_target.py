@@ -98,6 +98,12 @@ class LoadTarget:
         endpoint.lora_active = endpoint.lora_waiting = _NO_NAMES
         self._start_anew()
 
+    def silent(self, is_silent: bool) -> None:
+        """Where metrics are read at the port that serves requests, who does not answer there serves none."""
+        endpoint = self._endpoint
+        if self._source.address(endpoint) == (endpoint.address, endpoint.port):
+            self._fleet.set_silent(endpoint, is_silent)
+
     def is_idle(self) -> bool:
         reading = self._written
         return (

@@ -47,6 +47,10 @@ class Target(Protocol):
         """What was taken is too old to be used, or there has never been any."""
         ...
 
+    def silent(self, is_silent: bool) -> None:
+        """For as long as what was taken could be used nothing has answered at all, nor does now; or something does again."""
+        ...
+
     def is_idle(self) -> bool:
         """The last body said the same as the one before, and nobody is known to do anything there."""
         ...
@@ -101,6 +105,7 @@ class Scraper:
         self._stopped = False
         self._deadline_s: float | None = None
         self._failures_in_row = 0
+        self._silent = False  # the target has been told so
         self._pause_s = 0.0  # how long after the last answer an idle endpoint is not asked
         self._answered_s = -math.inf
         # Endpoints that come together (a restart of the service) shall not be asked in step.
@@ -144,7 +149,7 @@ class Scraper:
                 self._wake_at(min(now + interval_s, self._deadline_s))
             else:
                 self._disconnect()
-                self._fail(f"no answer within {self._pace.timeout_s:g} s")
+                self._fail(f"no answer within {self._pace.timeout_s:g} s", heard=False)
         elif now < self._due_s - interval_s / 2:
             self._wake_at(self._due_s)  # this was the wake-up for a deadline that has been met, or for what went stale
         elif now < self._answered_s + self._pause_s - interval_s / 2 and self.target.is_idle():
@@ -178,16 +183,17 @@ class Scraper:
         self._stale_s = now + self._pace.stale_after_s
         self.scrapes += 1
         self.last_error = ""
+        self._tell_silent(False)
         longest_s = self._pace.idle_interval_s
         if longest_s:
             self._pause_s = (
                 min(longest_s, max(self._pause_s, self._pace.interval_s) * 2) if self.target.is_idle() else 0.0
             )
 
-    def _fail(self, reason: str, *, fetched: bool = False) -> None:
+    def _fail(self, reason: str, *, fetched: bool = False, heard: bool = True) -> None:
         """Count it and wait: twice as long after each failure in a row, up to a second, less a random half.
 
-        `fetched`: it was what came that is wrong, which the target has counted.
+        `fetched`: it was what came that is wrong, which the target has counted. `heard`: somebody has answered something.
         """
         if not fetched:
             self._shared.errors.poll_failed()
@@ -198,11 +204,21 @@ class Scraper:
         self.last_error = reason
         if not self.scrapes and self._stale_s < math.inf:
             self._forget()  # there is nothing that could be good for a while
+        self._tell_silent(not heard and self._forgotten)
         interval_s = self._pace.interval_s
         delay_s = min(max(interval_s, MAX_BACKOFF_S), interval_s * 2.0 ** min(self._failures_in_row, 30))
         self._failures_in_row += 1
         self._due_s = self._loop.time() + delay_s * self._shared.rng.uniform(0.5, 1)
         self._wake_at(min(self._due_s, self._stale_s))
+
+    @property
+    def _forgotten(self) -> bool:
+        return self._stale_s == math.inf and self._pace.stale_after_s < math.inf
+
+    def _tell_silent(self, is_silent: bool) -> None:
+        if is_silent != self._silent:
+            self._silent = is_silent
+            self.target.silent(is_silent)
 
     def _forget(self) -> None:
         self._stale_s = math.inf
@@ -228,7 +244,7 @@ class Scraper:
         except OSError as error:
             if connection is self._expected:
                 self._expected = None
-                self._fail(f"cannot connect: {error}")
+                self._fail(f"cannot connect: {error}", heard=False)
 
     def _opened(self, connection: HttpConnection, task: asyncio.Task[None]) -> None:
         self._opening.discard(task)

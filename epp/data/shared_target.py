@@ -20,6 +20,7 @@ class SharedTarget:
     ) -> None:
         self.request = load.request
         self.is_idle = load.is_idle
+        self.silent = load.silent
         self._load = load
         self._others = others
         self._clock = clock

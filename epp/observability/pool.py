@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
+import numpy as np
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
@@ -73,6 +74,12 @@ class PoolMetrics:
             "Age of an endpoint's metrics; +Inf before the first, and when too old to be used.",
             names,
             age_s,
+        )
+        yield _by_endpoint(
+            "llm_epp_endpoint_silent",
+            "1 for an endpoint that does not answer at all and is left out of picks, else 0.",
+            names,
+            np.array([float(self._fleet.is_silent(e)) for e in everyone]),
         )
         yield _by_endpoint(
             "llm_epp_in_flight_requests",

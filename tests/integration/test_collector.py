@@ -463,6 +463,51 @@ async def test_an_endpoint_whose_page_was_never_read_is_unknown_once_reading_it_
         assert math.isnan(bench.value(endpoint, WAITING_REQUESTS))
 
 
+async def test_an_endpoint_that_does_not_answer_at_all_is_left_out_until_it_does() -> None:
+    """A server that is dead has nothing in flight, and would draw requests for that alone."""
+    async with (
+        serving(page(waiting(1))) as dying,
+        serving(page(waiting(1))) as other,
+        collecting(stale_after_s=0.1, timeout_s=0.5) as bench,
+    ):
+        victim, survivor = bench.add(dying), bench.add(other, "b")
+        await eventually(lambda: bench.status(victim).scrapes and bench.status(survivor).scrapes)
+        assert list(bench.store.candidates_for()) == [victim, survivor]
+
+        await dying.stop()
+        await eventually(lambda: list(bench.store.candidates_for()) == [survivor])
+        assert list(bench.store.candidates_for([victim.host_port])) == [victim]  # where nobody else may serve
+
+        await dying.start()
+        await eventually(lambda: list(bench.store.candidates_for()) == [victim, survivor])
+
+        dying.behaviour = hang()
+        await eventually(lambda: list(bench.store.candidates_for()) == [survivor])
+
+
+async def test_an_endpoint_without_metrics_is_not_left_out() -> None:
+    async with (
+        serving(page(b"", status="404 Not Found")) as without_metrics,
+        serving(page(waiting(1))) as other,
+        collecting(stale_after_s=0.05, timeout_s=0.5) as bench,
+    ):
+        one, two = bench.add(without_metrics), bench.add(other, "b")
+        await eventually(lambda: bench.status(one).failures >= 3 and bench.status(two).scrapes)
+
+        assert math.isnan(bench.value(one, WAITING_REQUESTS))
+        assert list(bench.store.candidates_for()) == [one, two]
+
+
+async def test_silence_at_a_port_for_metrics_alone_says_nothing_about_requests() -> None:
+    async with serving(page(waiting(1))) as server, serving(page(waiting(1))) as gone:
+        await gone.stop()
+        async with collecting(stale_after_s=0.05, source=MetricsSource(port=gone.port)) as bench:
+            one = bench.add(server)
+            await eventually(lambda: bench.status(one).failures >= 3)
+
+            assert not bench.store.fleet.is_silent(one)
+
+
 async def test_an_endpoint_is_not_unknown_for_being_read_seldom() -> None:
     async with serving(page(waiting(1))) as server, collecting(stale_after_s=0.001, interval_s=0.05) as bench:
         endpoint = bench.add(server)

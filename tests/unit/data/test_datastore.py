@@ -181,3 +181,23 @@ def test_clear_forgets_everything() -> None:
     store.clear()
 
     assert (len(store), store.priority_of("o"), store.synced, len(store.fleet)) == (0, 0, False, 0)
+
+
+def test_who_does_not_answer_is_no_candidate_unless_nobody_answers() -> None:
+    store = Datastore()
+    store.replace_all([spec("a"), spec("b", "10.0.0.2"), spec("c", "10.0.0.3")])
+    a, b, c = store.endpoints
+    store.fleet.set_silent(a, True)
+    store.fleet.set_silent(a, True)
+    assert list(store.candidates_for()) == [b, c]
+    assert list(store.candidates_for(["10.0.0.1:8000", "10.0.0.3:8000"])) == [c]
+
+    store.fleet.set_silent(b, True)
+    store.fleet.set_silent(c, True)
+    assert list(store.candidates_for()) == [a, b, c]
+
+    store.fleet.set_silent(c, False)
+    store.replace_all([spec("b", "10.0.0.2"), spec("c", "10.0.0.3"), spec("d", "10.0.0.4")])
+    d = store.get(("default", "d"))
+    assert list(store.candidates_for()) == [c, d] or list(store.candidates_for()) == [d, c]
+    assert not store.fleet.is_silent(a)

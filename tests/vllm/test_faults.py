@@ -1,0 +1,94 @@
+"""A real vLLM that is killed under load and comes back: requests go elsewhere, then to both, and nothing is left counted."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import signal
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.stack import Stack, eventually, start_stack
+from tests.vllm.conftest import Vllm, vllm
+from tests.vllm.routing import configuration
+
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
+
+CLIENTS = 4
+
+
+class Load:
+    """Clients that ask as fast as they are answered, each about texts of its own, until told to stop."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.stack = stack
+        self.statuses: list[int] = []
+        self.stopped = asyncio.Event()
+
+    async def client(self, number: int) -> None:
+        for turn in itertools.count():
+            if self.stopped.is_set():
+                return
+            body = {"model": "tiny", "prompt": f"{number} {turn % 8} " + "word " * 200, "max_tokens": 4}
+            status, _, _ = await self.stack.post("/v1/completions", body)
+            self.statuses.append(status)
+
+    async def answered(self, more: int) -> list[int]:
+        """Statuses of the next `more` answers."""
+        before = len(self.statuses)
+
+        async def count() -> int:
+            return len(self.statuses) - before
+
+        await eventually(count, lambda n: n >= more, deadline_s=120)
+        return self.statuses[before:]
+
+
+async def picks(stack: Stack) -> Counter[str]:
+    return Counter(record["endpoint"] for record in stack.epp.log() if record.get("endpoint"))
+
+
+async def test_a_server_killed_under_load_is_left_alone_until_it_is_back(tmp_path: Path) -> None:
+    async with vllm(tmp_path / "a") as a, vllm(tmp_path / "b") as b:
+        (host_port,) = b.host_ports
+        endpoints = [f"a={a.host_ports[0]}", f"b={host_port}"]
+        async with start_stack(tmp_path, *configuration("precise", tmp_path), endpoints=endpoints) as stack:
+            load = Load(stack)
+            clients = [asyncio.create_task(load.client(n)) for n in range(CLIENTS)]
+            try:
+                assert set(await load.answered(40)) == {200}
+                await _kill(b)
+                await eventually(stack.epp.endpoints, lambda es: _age(es, "b") > 1, deadline_s=60)
+                await load.answered(CLIENTS)  # those that were under way
+                assert set(await load.answered(40)) == {200}
+
+                async with vllm(tmp_path / "b again", first_port=int(host_port.rpartition(":")[2])):
+                    await eventually(stack.epp.endpoints, lambda es: _age(es, "b") < 0.5, deadline_s=60)
+                    before = (await picks(stack))[host_port]
+
+                    async def picked_again() -> int:
+                        return (await picks(stack))[host_port] - before
+
+                    await eventually(picked_again, lambda n: n >= 10, deadline_s=60)
+                    assert set(await load.answered(20)) == {200}
+                    load.stopped.set()
+                    await asyncio.gather(*clients)
+            finally:
+                load.stopped.set()
+                await asyncio.gather(*clients, return_exceptions=True)
+            await stack.epp.idle()
+
+
+async def _kill(servers: Vllm) -> None:
+    os.killpg(servers.process.pid, signal.SIGKILL)
+    await asyncio.to_thread(servers.process.wait, 30)
+
+
+def _age(endpoints: list[dict[str, Any]], name: str) -> float:
+    (found,) = [e for e in endpoints if e["name"] == name]
+    age = found["metrics_age_s"]
+    return float("inf") if age is None else float(age)
