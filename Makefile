@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-vllm lint bench bench-compare fuzz fuzz-config protos clean
+.PHONY: help demo test test-vllm lint bench bench-compare bench-vllm fuzz fuzz-config protos clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -45,6 +45,9 @@ bench: $(VENV)/.dev ## what a request costs, beside a bare grpc.aio echo and the
 
 bench-compare: $(VENV)/.dev ## what changed since an older result (OLD=bench-results/FILE.json, NEW=... or the latest)
 	@$(BIN)/python -m tests.bench --compare $(OLD) --result $(or $(NEW),latest)
+
+bench-vllm: $(VENV)/.dev ## first tokens of four real vLLM servers by policy, about 20 minutes (BENCH_FLAGS='--rounds 1')
+	@VLLM_PYTHON=$$(scripts/vllm_env.sh) && VLLM_PYTHON=$$VLLM_PYTHON $(BIN)/python -m tests.vllm.routing $(BENCH_FLAGS)
 
 fuzz: $(VENV)/.dev ## fuzz frames, header blocks, messages, conversations and KV events, ten minutes each (SECONDS=...)
 	@scripts/fuzz.sh $(or $(SECONDS),600)
