@@ -50,6 +50,8 @@ GO_EPP: Final = Tool(
 H2SPEC: Final = Tool(
     "h2spec", "H2SPEC", "h2spec-", "set H2SPEC to the binary of https://github.com/summerwind/h2spec (1.5.0)"
 )
+PROMETHEUS: Final = Tool("prometheus", "PROMETHEUS", "prometheus-", "apt-get install prometheus")
+PROMTOOL: Final = Tool("promtool", "PROMTOOL", "prometheus-", "apt-get install prometheus")
 
 
 class ToolMissingError(Exception):
