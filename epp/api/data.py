@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Final
+from typing import ClassVar, Final
 
 import msgspec
 import numpy as np
 
+from epp.api.endpoint import Endpoint
 from epp.api.fleet import Floats
 from epp.api.request import Medium, Prompt
 
@@ -16,6 +18,7 @@ IN_FLIGHT_LOAD: Final = "InFlightLoad"  # InFlightLoad
 TOKENIZED_PROMPT: Final = "TokenizedPrompt"  # TokenizedPrompt
 ENCODER_MATCH: Final = "EncoderCacheMatchInfo"  # EncoderMatch
 LATENCY_PREDICTION: Final = "LatencyPredictionInfo"  # LatencyPrediction
+LATENCY_RECORD: Final = "LatencyRecord"  # LatencyRecord; there once the destination is known
 PREFILL_BACKLOG: Final = "PrefillBacklog"  # PrefillBacklog
 SESSION_ID: Final = "SessionID"  # str; absent where the request has none
 AGENT_IDENTITY: Final = "agent-identity"  # str; absent where the request has none
@@ -32,6 +35,7 @@ DEFAULT_PRODUCERS: Final[dict[str, str]] = {
     TOKENIZED_PROMPT: "token-producer",
     ENCODER_MATCH: "mm-embeddings-cache-producer",
     LATENCY_PREDICTION: "predicted-latency-producer",
+    LATENCY_RECORD: "predicted-latency-producer",
     PREFILL_BACKLOG: "prefill-backlog-producer",
     SESSION_ID: "session-id-producer",
     AGENT_IDENTITY: "agent-identity",
@@ -146,6 +150,66 @@ class LatencyPrediction(msgspec.Struct, frozen=True):
         """The same of the time per output token."""
         headroom: Floats = self.tpot_budget_ms - self.tpot_ms
         return headroom
+
+
+class LatencyRecord:
+    """What the latencies of one request were predicted to be and what they are: filled in as its response comes.
+
+    Published when the destination is known, whether or not anything could be predicted. Milliseconds are NaN for as long as
+    they are not known: predictions of an untrained predictor, latencies of answers that are not streamed, whose bodies the
+    proxy does not send, or that failed. Nine requests of ten lie between `low` and `high`. When the hooks of a piece of the
+    body have run, it is up to date with that piece: whatever is added to a response reads it then.
+    """
+
+    MOST_OBSERVATIONS: ClassVar[int] = 128
+
+    __slots__ = (
+        "dispatched_s",
+        "endpoint",
+        "first_content_s",
+        "last_content_s",
+        "predicted_tpot_high_ms",
+        "predicted_tpot_low_ms",
+        "predicted_tpot_ms",
+        "predicted_ttft_high_ms",
+        "predicted_ttft_low_ms",
+        "predicted_ttft_ms",
+        "tokens",
+        "tpot_observations_ms",
+        "tpot_slo_ms",
+        "ttft_ms",
+        "ttft_slo_ms",
+    )
+
+    def __init__(self, endpoint: Endpoint, dispatched_s: float) -> None:
+        self.endpoint = endpoint  # that generates
+        self.dispatched_s = (
+            dispatched_s  # seconds of the handle's clock: the destination was known, all latencies begin here
+        )
+        self.ttft_slo_ms = self.tpot_slo_ms = math.inf  # what the request asked for; infinite: nothing
+        self.predicted_ttft_ms = self.predicted_ttft_low_ms = self.predicted_ttft_high_ms = math.nan
+        self.predicted_tpot_ms = self.predicted_tpot_low_ms = self.predicted_tpot_high_ms = math.nan
+        self.ttft_ms = math.nan  # to the first piece of the body that brings generated content
+        self.tokens = 0  # that have come: events with content, and at the end what the server reports where it does
+        self.first_content_s: float | None = None
+        self.last_content_s: float | None = None
+        self.tpot_observations_ms: list[float] = []  # time between tokens, of the first of them only
+
+    def came(self, tokens: int, now_s: float) -> None:
+        """So many more tokens have come, together."""
+        last_s = self.last_content_s
+        if last_s is not None and len(self.tpot_observations_ms) < self.MOST_OBSERVATIONS:
+            self.tpot_observations_ms.append((now_s - last_s) * 1e3 / tokens)
+        self.last_content_s = now_s
+        self.tokens += tokens
+
+    @property
+    def average_tpot_ms(self) -> float | None:
+        """Time per output token after the first, up to now; None before the second."""
+        first_s, last_s = self.first_content_s, self.last_content_s
+        if first_s is None or last_s is None or self.tokens < 2 or last_s <= first_s:
+            return None
+        return (last_s - first_s) * 1e3 / (self.tokens - 1)
 
 
 class PrefillBacklog(msgspec.Struct, frozen=True):

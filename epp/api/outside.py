@@ -6,11 +6,14 @@ cancels it, or with the service.
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, TypeVar
 
 import msgspec
+
+from epp.api.fleet import Floats
 
 T = TypeVar("T")
 
@@ -65,6 +68,39 @@ class Dialogue(Protocol):
         ...
 
 
+class TrainingStatus(msgspec.Struct, frozen=True):
+    """How training goes. Counts are since it began; `outcomes` counts what came of fits, by name."""
+
+    is_running: bool = False
+    pid: int = 0
+    restarts: int = 0
+    sent: int = 0  # samples
+    samples: int = 0  # held for training at the last fit
+    refused: int = 0  # samples that cannot be true
+    fits: int = 0
+    last_fit_s: float = math.nan  # how long it took
+    last_reason: str = ""
+    outcomes: Mapping[str, int] = {}
+
+
+class Training(Protocol):
+    """A process that learns to predict latencies. Samples and models are those of `epp_predictor`. Nothing here waits."""
+
+    @property
+    def status(self) -> TrainingStatus: ...
+
+    def send(self, sample: Floats) -> None: ...
+
+    def poll(self) -> bytes | None:
+        """A model that was published since the last call, encoded. Call it once a second or so: it also starts the process
+        again when it has died."""
+        ...
+
+    def close(self) -> None:
+        """End the process. Closing it twice is harmless."""
+        ...
+
+
 class Outside(Protocol):
     """What `Handle.outside` offers."""
 
@@ -98,6 +134,13 @@ class Outside(Protocol):
         """The result of `work`, which takes too long for the event loop and touches nothing that others use."""
         ...
 
+    def train(self, in_use: bytes = b"") -> Training:
+        """Start a training process. `in_use`: the model that its candidates have to beat, encoded; empty: there is none.
+
+        Raises OutsideError where none can be started, or `in_use` is no model.
+        """
+        ...
+
 
 class Nowhere:
     """An outside that cannot be reached: for checking configurations, and for tests. Background work does not begin."""
@@ -126,6 +169,9 @@ class Nowhere:
 
     async def in_thread(self, work: Callable[[], T]) -> T:
         return work()
+
+    def train(self, in_use: bytes = b"") -> Training:
+        raise OutsideError("no process can be started from here")
 
 
 class _Done:

@@ -129,13 +129,13 @@ class RequestExchange:
         request = self.request
         if request is None:
             return {}
+        response.body_seen = self._mode is not _NO_BODIES and not head.end_of_stream
         for hook in self._pipeline.response_received:
             try:
                 hook.response_received(request, response)
             except Exception as error:
                 self._director.recorder.plugin_failed("ResponseReceived", hook, error)
-        if self._mode is not _NO_BODIES and not head.end_of_stream:
-            response.body_seen = True
+        if response.body_seen:
             self._director.bodies.sent(self._pipeline)
             if response.streaming:
                 self._gaps_s = []

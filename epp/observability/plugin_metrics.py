@@ -29,6 +29,17 @@ _FORMER: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
         for n in ("size", "hit_ratio", "hit_bytes")
     },
     **{
+        f"llm_d_epp_{name}": (f"inference_objective_{name}", ("model_name", "target_model_name", *more))
+        for name, *more in (
+            ("inference_request_metric", "type"),
+            ("request_predicted_ttft_seconds",),
+            ("request_predicted_tpot_seconds",),
+            ("request_ttft_prediction_duration_seconds",),
+            ("request_tpot_prediction_duration_seconds",),
+            ("request_slo_violation_total", "type"),
+        )
+    },
+    **{
         f"llm_d_epp_{name}": (f"llm_d_inference_scheduler_{name}", ("model_name", "decision_type"))
         for name in ("disagg_decision_total", "pd_decision_total")
     },

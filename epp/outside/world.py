@@ -1,4 +1,5 @@
-"""The real outside: an HTTP client, a ZeroMQ context, a few threads, and tasks, all closed together."""
+"""The real outside: an HTTP client, a ZeroMQ context, a few threads, training
+processes, and tasks, all closed together."""
 
 from __future__ import annotations
 
@@ -13,8 +14,9 @@ import aiohttp
 import zmq
 import zmq.asyncio
 
-from epp.api import Dialogue, HttpReply, Job, OutsideError, Subscriber, Subscription
+from epp.api import Dialogue, HttpReply, Job, OutsideError, Subscriber, Subscription, Training
 from epp.outside.sockets import SubSocket, dealer
+from epp.outside.training import TrainingWorker
 
 _log: Final = logging.getLogger(__name__)
 _THREADS: Final = 2
@@ -33,6 +35,8 @@ class World:
         self._zmq: zmq.asyncio.Context | None = None
         self._session: aiohttp.ClientSession | None = None
         self._threads: ThreadPoolExecutor | None = None
+        self._trainings: set[TrainingWorker] = set()
+        self._ending: set[asyncio.Task[None]] = set()
         self._closed = False
 
     async def close(self) -> None:
@@ -40,9 +44,11 @@ class World:
         self._closed = True
         for subscription in tuple(self._subscriptions):
             subscription.close()
+        for training in tuple(self._trainings):
+            training.close()
         for task in tuple(self._tasks):
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, *self._ending, return_exceptions=True)
         if self._session is not None:
             await self._session.close()
         if self._threads is not None:
@@ -98,6 +104,20 @@ class World:
         if self._threads is None:
             self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="epp-outside")
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    def train(self, in_use: bytes = b"") -> Training:
+        if self._closed:
+            raise OutsideError("the service stops")
+
+        def ended(end: Callable[[], None]) -> None:
+            self._trainings.discard(training)
+            task = asyncio.get_running_loop().create_task(asyncio.to_thread(end), name="end of a training process")
+            self._ending.add(task)
+            task.add_done_callback(self._ending.discard)
+
+        training = TrainingWorker(in_use, ended=ended)
+        self._trainings.add(training)
+        return training
 
     def _context(self) -> zmq.asyncio.Context:
         if self._closed:

@@ -26,6 +26,7 @@ from epp_plugins.producers.mm_embeddings_cache_producer import MmEmbeddingsCache
 from epp_plugins.producers.multicluster_approx_prefix_cache_producer import MulticlusterApproxPrefixCacheProducer
 from epp_plugins.producers.p2p_source_producer import P2pSourceProducer
 from epp_plugins.producers.precise_prefix_cache_producer import PrecisePrefixCacheProducer
+from epp_plugins.producers.predicted_latency_producer import PredictedLatencyProducer
 from epp_plugins.producers.session_id_producer import SessionIdProducer
 from epp_plugins.producers.token_producer import TokenProducer
 from epp_plugins.scorers.context_length_aware import ContextLengthAware
@@ -67,6 +68,7 @@ MORE: Final[tuple[type[Plugin], ...]] = (
     MulticlusterApproxPrefixCacheProducer,
     P2pSourceProducer,
     PrecisePrefixCacheProducer,
+    PredictedLatencyProducer,
     SessionIdProducer,
     TokenProducer,
     ProbabilisticAdmitter,

@@ -80,6 +80,12 @@ class Estimate:
         """The upper end: the share `interval` of all requests lies between the two, as many under as over it."""
         return self._level(2)
 
+    @property
+    def levels_ms(self) -> Floats:
+        """`ms`, `low_ms` and `high_ms` as the three rows of one matrix."""
+        ms: Floats = self._base_ms * self._factors
+        return ms
+
     def _level(self, row: int) -> Floats:
         ms: Floats = self._base_ms * self._factors[row]
         return ms

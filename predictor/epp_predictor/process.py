@@ -152,6 +152,11 @@ class TrainingProcess:
             self._died(f"a fit took longer than {self.settings.fit_limit_s:g} s")
         return snapshot
 
+    @property
+    def published(self) -> bytes:
+        """The model that candidates have to beat, encoded: what was published last, or was in use before. Empty: none."""
+        return self._in_use
+
     def fit_now(self) -> None:
         """Ask for a fit whether or not one is due. Without a running process nothing happens."""
         self._say(Fit())

@@ -11,7 +11,7 @@ from epp.api import Plugin
 from epp_plugins.builtin_more import MORE
 from epp_plugins.registry import BUILTIN
 
-ALLOWED = {"epp", "epp_plugins", "numpy", "msgspec"} | sys.stdlib_module_names
+ALLOWED = {"epp", "epp_plugins", "epp_predictor", "numpy", "msgspec"} | sys.stdlib_module_names
 EXPERIMENTAL = {
     "endpoint-attribute-filter",
     "endpoint-attribute-scorer",

@@ -1,0 +1,72 @@
+"""Latency prediction for tests: a model that was fitted on synthetic latencies, and a training that gives it at once."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+
+from epp.api import Floats, Nowhere, Training, TrainingStatus
+from epp_predictor import codec
+from epp_predictor.fitting import Recipe
+from epp_predictor.samples import ENDPOINT, FIRST_FEATURE, OBSERVED, TIME, WIDTH
+from epp_predictor.trainer import Trainer, TrainerSettings
+from tests.support.latency_world import draw
+
+
+@cache
+def model() -> bytes:
+    """A model of both targets, encoded."""
+    requests = draw(1500, np.random.default_rng(0), endpoints=4)
+    rows = np.zeros((1500, WIDTH))
+    rows[:, TIME] = 0.01 * np.arange(1500)
+    rows[:, ENDPOINT] = requests.endpoints
+    rows[:, OBSERVED["ttft"]], rows[:, OBSERVED["tpot"]] = requests.ttft_ms, requests.tpot_ms
+    rows[:, FIRST_FEATURE:] = requests.features
+    trainer = Trainer(TrainerSettings(recipe=Recipe(trees=10)))
+    trainer.add(rows, 15.0)
+    snapshot = trainer.train(15.0).snapshot
+    assert snapshot is not None
+    return codec.encode(snapshot)
+
+
+class Taught:
+    """A training whose next model is `ready`; keeps the samples."""
+
+    def __init__(self, in_use: bytes, ready: bytes | None) -> None:
+        self.in_use = in_use
+        self.ready = ready
+        self.samples: list[Floats] = []
+        self.closed = 0
+        self.outcomes: dict[str, int] = {}
+
+    @property
+    def status(self) -> TrainingStatus:
+        return TrainingStatus(is_running=not self.closed, sent=len(self.samples), outcomes=dict(self.outcomes))
+
+    def send(self, sample: Floats) -> None:
+        self.samples.append(sample)
+
+    def poll(self) -> bytes | None:
+        ready, self.ready = self.ready, None
+        return ready
+
+    def close(self) -> None:
+        self.closed += 1
+
+    def observed(self, target: str) -> list[float]:
+        """Latencies of this target in the samples."""
+        values = [sample.item(OBSERVED[target]) for sample in self.samples]
+        return [v for v in values if v == v]
+
+
+class School(Nowhere):
+    """An outside with `Taught` trainings, in the order in which they were begun."""
+
+    def __init__(self, ready: bytes | None = None) -> None:
+        self.ready = ready
+        self.trainings: list[Taught] = []
+
+    def train(self, in_use: bytes = b"") -> Training:
+        self.trainings.append(Taught(in_use, self.ready))
+        return self.trainings[-1]
