@@ -1,0 +1,84 @@
+{{- /* The EPP's Service and ServiceAccount, what may be gone at once, and who may reach it. Argument: the tree. */ -}}
+
+{{- define "epplib.service" }}
+---
+apiVersion: v1
+kind: Service
+metadata:
+  name: {{ .name }}
+  namespace: {{ .namespace }}
+  labels:
+    {{- toYaml .labels | nindent 4 }}
+spec:
+  type: ClusterIP
+  selector:
+    {{- toYaml .selectorLabels | nindent 4 }}
+  ports:
+    - {name: grpc-ext-proc, protocol: TCP, port: {{ int .epp.extProcPort }}, targetPort: grpc}
+    - {name: http-metrics, protocol: TCP, port: 9090, targetPort: metrics}
+    {{- if eq .prediction.mode "sidecars" }}
+    {{- if .prediction.trainingServer.enabled }}
+    - {name: latency-training, protocol: TCP, port: {{ .prediction.trainingServer.port }}, targetPort: training-port}
+    {{- end }}
+    {{- range $i, $port := .prediction.ports }}
+    - {name: latency-predict-{{ add $i 1 }}, protocol: TCP, port: {{ $port }}, targetPort: predict-port-{{ add $i 1 }}}
+    {{- end }}
+    {{- end }}
+    {{- if not (and .proxy.enabled (eq .proxy.mode "service")) }}
+    {{- with .epp.extraServicePorts }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+    {{- end }}
+{{- end -}}
+
+{{- define "epplib.availability" -}}
+{{- if .epp.podDisruptionBudget.enabled }}
+---
+apiVersion: policy/v1
+kind: PodDisruptionBudget
+metadata:
+  name: {{ .name }}
+  namespace: {{ .namespace }}
+  labels:
+    {{- toYaml .labels | nindent 4 }}
+spec:
+  maxUnavailable: {{ .epp.podDisruptionBudget.maxUnavailable }}
+  # Pods that wait for the lease are never ready; without this they could never be evicted.
+  unhealthyPodEvictionPolicy: AlwaysAllow
+  selector:
+    matchLabels:
+      {{- toYaml .selectorLabels | nindent 6 }}
+{{- end }}
+{{- if .epp.networkPolicy.enabled }}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata:
+  name: {{ .name }}
+  namespace: {{ .namespace }}
+  labels:
+    {{- toYaml .labels | nindent 4 }}
+spec:
+  podSelector:
+    matchLabels:
+      {{- toYaml .selectorLabels | nindent 6 }}
+  policyTypes: [Ingress]
+  ingress:
+    - ports:
+        - {port: grpc, protocol: TCP}
+        - {port: grpc-health, protocol: TCP}
+        {{- range .epp.extraServicePorts }}
+        - {port: {{ .targetPort | default .port }}, protocol: {{ .protocol | default "TCP" }}}
+        {{- end }}
+      {{- with .epp.networkPolicy.from }}
+      from:
+        {{- toYaml . | nindent 8 }}
+      {{- end }}
+    - ports:
+        - {port: metrics, protocol: TCP}
+      {{- with .epp.networkPolicy.metricsFrom }}
+      from:
+        {{- toYaml . | nindent 8 }}
+      {{- end }}
+{{- end }}
+{{- end -}}

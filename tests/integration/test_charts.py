@@ -1,0 +1,744 @@
+"""The Helm charts, rendered: what every way to write values comes to, and what is refused. No cluster is needed.
+
+What is expected is what the charts of the Gateway API Inference Extension and of llm-d are known to make: names, ports, flags.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import pytest
+import yaml
+
+from epp.app import make_registry
+from epp.cli.options import GROUPS, parse
+from epp.config import build, load_text
+from epp.demo.envoy import EnvoyMissingError, validate
+from epp.envoy import BootstrapOptions, bootstrap
+from epp_plugins.registry import BUILTIN
+from tests.support.charts import CHARTS, Case, ChartError, Object, Rendered, render, run_helm
+from tests.support.configs import make_environment
+from tests.support.tools import ToolMissingError
+
+LABELS: Final[Object] = {"inferencePool": {"modelServers": {"matchLabels": {"app": "vllm"}}}}
+LLM_D_LABELS: Final[Object] = {"router": {"modelServers": {"matchLabels": {"app": "vllm"}}}}
+PLUGINS: Final = """\
+apiVersion: llm-d.ai/v1alpha1
+kind: EndpointPickerConfig
+plugins:
+- type: queue-scorer
+"""
+
+# What every release has, and what is there with a pool.
+BASIC: Final = (
+    "ClusterRole/pool-models-epp",
+    "ClusterRoleBinding/pool-models-epp",
+    "ConfigMap/pool-epp",
+    "Deployment/pool-epp",
+    "Role/pool-epp-sa",
+    "RoleBinding/pool-epp-sa",
+    "Service/pool-epp",
+    "ServiceAccount/pool-epp",
+)
+WITH_POOL: Final = (*BASIC, "InferencePool/pool", "Role/pool-epp-non-sa", "RoleBinding/pool-epp-non-sa")
+ELECTION: Final = ("Role/pool-epp-leader-election", "RoleBinding/pool-epp-leader-election-binding")
+PREDICTOR: Final = ("ConfigMap/pool-epp-latency-predictor-prediction", "ConfigMap/pool-epp-latency-predictor-training")
+
+POOL: Final = ("--pool-name", "pool", "--pool-namespace", "models", "--pool-group", "inference.networking.k8s.io")
+SELECTOR: Final = ("--endpoint-selector", "app=vllm", "--endpoint-target-ports")
+CONFIG: Final = ("--zap-encoder", "json", "--config-file", "/config/default-plugins.yaml")
+PORTS: Final = {"grpc-ext-proc": 9002, "http-metrics": 9090}
+
+
+class Expected(NamedTuple):
+    """Everything that a release has of these; None: the case is not about it."""
+
+    objects: tuple[str, ...]
+    arguments: tuple[str, ...]
+    ports: Mapping[str, int] = PORTS
+    containers: tuple[str, ...] = ("epp",)
+    volumes: tuple[str, ...] = ("plugins-config-volume", "tmp")
+    health: tuple[str, str] = ("inference-extension", "inference-extension")
+    selector: str = "inferencepool"
+
+
+def gie(**extension: Any) -> Object:
+    return {**LABELS, "inferenceExtension": extension}
+
+
+def llm_d(**router: Any) -> Object:
+    return {"router": {**LLM_D_LABELS["router"], **router}}
+
+
+NO_POOL: Final = {"createInferencePool": False, "endpointSelector": "app=vllm", "targetPorts": "8000,8001"}
+SIDECARS: Final = {"enabled": True, "mode": "sidecars"}
+TWO_SERVERS: Final = {**SIDECARS, "predictionServers": {"count": 2}}
+SERVER_VOLUMES: Final = ("training-server-storage", "prediction-server-1-storage", "prediction-server-2-storage")
+GUIDE_SERVERS: Final = {"trainingServer": {"enabled": True}, "predictionServers": {"enabled": True, "replicas": 2}}
+
+CASES: Final[Mapping[str, tuple[Case, Expected]]] = {
+    # --- values files as people have them
+    "gie-inferencepool": (
+        Case("inferencepool", ("gie-inferencepool",)),
+        Expected(WITH_POOL, (*POOL, *CONFIG, "--v=1", "--tracing=false")),
+    ),
+    "gie-latency": (
+        Case("inferencepool", ("gie-latency",)),
+        Expected(WITH_POOL, (*POOL, *CONFIG, "--enable-latency-predictor", "--v=1", "--tracing=false")),
+    ),
+    "gie-latency, sidecars": (
+        Case("inferencepool", ("gie-latency",), {"inferenceExtension": {"latencyPredictor": TWO_SERVERS}}),
+        Expected(
+            (*WITH_POOL, *PREDICTOR),
+            (*POOL, *CONFIG, "--enable-latency-predictor", "--v=1", "--tracing=false"),
+            ports={**PORTS, "latency-training": 8000, "latency-predict-1": 8001, "latency-predict-2": 8002},
+            containers=("epp", "training-server", "prediction-server-1", "prediction-server-2"),
+            volumes=("plugins-config-volume", "tmp", *SERVER_VOLUMES),
+        ),
+    ),
+    "gie-standalone": (
+        Case("standalone", ("gie-standalone",)),
+        Expected(
+            (*WITH_POOL, "ConfigMap/envoy"),
+            (*POOL, *CONFIG, "--v=1", "--tracing=false"),
+            ports={**PORTS, "http": 8081},
+            containers=("envoy-sidecar", "epp"),
+            volumes=("plugins-config-volume", "tmp", "config"),
+        ),
+    ),
+    "gie-standalone, selector": (
+        Case("standalone", ("gie-standalone",), {"inferenceExtension": {"endpointsServer": NO_POOL}}),
+        Expected(
+            (*BASIC, "ConfigMap/envoy"),
+            (*SELECTOR, "8000,8001", *CONFIG, "--v=1", "--tracing=false"),
+            ports={**PORTS, "http": 8081},
+            containers=("envoy-sidecar", "epp"),
+            volumes=("plugins-config-volume", "tmp", "config"),
+            selector="epp",
+        ),
+    ),
+    "llm-d-gateway": (
+        Case("inferencepool", ("llm-d-gateway",)),
+        Expected(WITH_POOL, (*POOL, *CONFIG, "--v=1", "--tracing=false"), selector="llm-d-router-gateway"),
+    ),
+    "llm-d-gateway, sidecars": (
+        Case("inferencepool", ("llm-d-gateway",), {"router": {"latencyPredictor": TWO_SERVERS}}),
+        Expected(
+            (*WITH_POOL, *PREDICTOR),
+            (*POOL, *CONFIG, "--enable-latency-predictor", "--v=1", "--tracing=false"),
+            ports={**PORTS, "latency-training": 8000, "latency-predict-1": 8001, "latency-predict-2": 8002},
+            containers=("epp", "training-server", "prediction-server-1", "prediction-server-2"),
+            volumes=("plugins-config-volume", "tmp", *SERVER_VOLUMES),
+            selector="llm-d-router-gateway",
+        ),
+    ),
+    "llm-d-standalone": (
+        Case("standalone", ("llm-d-standalone",)),
+        Expected(
+            (*WITH_POOL, "ConfigMap/envoy"),
+            (*POOL, *CONFIG, "--v=1", "--tracing=false"),
+            ports={**PORTS, "http": 8081},
+            containers=("envoy-proxy", "epp"),
+            volumes=("plugins-config-volume", "tmp", "config"),
+            selector="llm-d-router-gateway",
+        ),
+    ),
+    "llm-d-standalone, selector, agentgateway": (
+        Case(
+            "standalone",
+            ("llm-d-standalone",),
+            {"router": {"inferencePool": {"create": False}, "proxy": {"proxyType": "agentgateway"}}},
+        ),
+        Expected(
+            (*BASIC, "ConfigMap/agentgateway"),
+            (*SELECTOR, "8000", *CONFIG, "--secure-serving=false", "--v=1", "--tracing=false"),
+            ports={**PORTS, "http": 8081},
+            containers=("agentgateway-proxy", "epp"),
+            volumes=("plugins-config-volume", "tmp", "agentgateway-config-template"),
+            selector="llm-d-router-standalone",
+        ),
+    ),
+    "llm-d-standalone, service": (
+        Case("standalone", ("llm-d-standalone",), {"router": {"proxy": {"mode": "service"}}}),
+        Expected(
+            (*WITH_POOL, "ConfigMap/envoy", "Deployment/pool-proxy", "Service/pool-proxy"),
+            (*POOL, *CONFIG, "--v=1", "--tracing=false"),
+            selector="llm-d-router-gateway",
+        ),
+    ),
+    "llm-d-gateway, tokenizer": (
+        Case("inferencepool", ("llm-d-gateway",), {"router": {"tokenizer": {"enabled": True, "modelName": "qwen"}}}),
+        Expected(
+            WITH_POOL,
+            (*POOL, *CONFIG, "--v=1", "--tracing=false"),
+            containers=("epp", "vllm-render"),
+            volumes=("plugins-config-volume", "tmp", "model-cache"),
+            selector="llm-d-router-gateway",
+        ),
+    ),
+    "slo-guide": (
+        Case("inferencepool", ("slo-guide",)),
+        Expected(
+            WITH_POOL,
+            (
+                *POOL,
+                *CONFIG[:-1],
+                "/config/slo-plugins.yaml",
+                "--enable-latency-predictor=true",
+                "--v=4",
+                "--tracing=false",
+            ),
+        ),
+    ),
+    "slo-guide, sidecars": (
+        Case("inferencepool", ("slo-guide",), {"inferenceExtension": {"sidecars": GUIDE_SERVERS}}),
+        Expected(
+            (*WITH_POOL, *PREDICTOR),
+            (
+                *POOL,
+                *CONFIG[:-1],
+                "/config/slo-plugins.yaml",
+                "--enable-latency-predictor=true",
+                "--v=4",
+                "--tracing=false",
+            ),
+            ports={**PORTS, "latency-training": 8000, "latency-predict-1": 8001, "latency-predict-2": 8002},
+            containers=("epp", "training-server", "prediction-server-1", "prediction-server-2"),
+            volumes=("plugins-config-volume", "tmp", *SERVER_VOLUMES),
+        ),
+    ),
+    "values-slo-example": (
+        Case("inferencepool", (), yaml.safe_load((CHARTS / "inferencepool" / "values-slo-example.yaml").read_text())),
+        Expected(
+            (
+                *WITH_POOL,
+                "InferenceObjective/batch",
+                "InferenceObjective/interactive",
+                "Secret/inference-gateway-sa-metrics-reader-secret",
+                "ServiceMonitor/pool-epp-monitor",
+            ),
+            (*POOL, *CONFIG, "--enable-latency-predictor", "--v=2", "--tracing=false"),
+        ),
+    ),
+    # --- single values
+    "labels alone": (
+        Case("inferencepool", (), LABELS),
+        Expected(WITH_POOL, (*POOL, *CONFIG, "--v=1", "--tracing=false")),
+    ),
+    "replicas": (
+        Case("inferencepool", (), gie(replicas=3)),
+        Expected(
+            (*WITH_POOL, *ELECTION),
+            (*POOL, *CONFIG, "--ha-enable-leader-election", "--v=1", "--tracing=false"),
+            health=("liveness", "readiness"),
+        ),
+    ),
+    "replicas that do not elect": (
+        Case("inferencepool", (), llm_d(epp={"replicas": 2, "flags": {"ha-enable-leader-election": False}})),
+        Expected(
+            WITH_POOL,
+            (*POOL, *CONFIG, "--ha-enable-leader-election=false", "--v=1", "--tracing=false"),
+            health=("liveness", "readiness"),
+            selector="llm-d-router-gateway",
+        ),
+    ),
+    "monitoring": (
+        Case("inferencepool", (), gie(monitoring={"prometheus": {"enabled": True}})),
+        Expected(
+            (*WITH_POOL, "Secret/inference-gateway-sa-metrics-reader-secret", "ServiceMonitor/pool-epp-monitor"),
+            (*POOL, *CONFIG, "--v=1", "--tracing=false"),
+        ),
+    ),
+    "metrics for all": (
+        Case("inferencepool", (), gie(monitoring={"prometheus": {"enabled": True, "auth": {"enabled": False}}})),
+        Expected(
+            (*(name for name in WITH_POOL if not name.startswith("ClusterRole")), "ServiceMonitor/pool-epp-monitor"),
+            (*POOL, *CONFIG, "--v=1", "--tracing=false", "--metrics-endpoint-auth=false"),
+        ),
+    ),
+    "gke": (
+        Case("inferencepool", (), {**gie(monitoring={"prometheus": {"enabled": True}}), "provider": {"name": "gke"}}),
+        Expected(
+            (
+                *WITH_POOL,
+                "ClusterRole/models-pool-metrics-reader",
+                "ClusterRoleBinding/models-pool-metrics-reader-role-binding",
+                "GCPBackendPolicy/pool",
+                "HealthCheckPolicy/pool",
+                "PodMonitoring/pool",
+                "Role/pool-metrics-reader-secret-read",
+                "RoleBinding/gmp-system:collector:models-pool-metrics-reader-secret-read",
+                "Secret/pool-metrics-reader-secret",
+                "ServiceAccount/pool-metrics-reader-sa",
+            ),
+            (*POOL, *CONFIG, "--v=1", "--tracing=false"),
+        ),
+    ),
+    "istio": (
+        Case("inferencepool", (), {**LABELS, "provider": {"name": "istio"}}),
+        Expected((*WITH_POOL, "DestinationRule/pool-epp"), (*POOL, *CONFIG, "--v=1", "--tracing=false")),
+    ),
+    "route and objectives": (
+        Case(
+            "inferencepool",
+            (),
+            {
+                **LABELS,
+                "experimentalHttpRoute": {"enabled": True},
+                "inferenceObjectives": [{"name": "chat", "priority": 5}, {"name": "batch", "priority": -1}],
+            },
+        ),
+        Expected(
+            (*WITH_POOL, "HTTPRoute/pool", "InferenceObjective/batch", "InferenceObjective/chat"),
+            (*POOL, *CONFIG, "--v=1", "--tracing=false"),
+        ),
+    ),
+    "availability": (
+        Case("inferencepool", (), gie(podDisruptionBudget={"enabled": True}, networkPolicy={"enabled": True})),
+        Expected(
+            (*WITH_POOL, "NetworkPolicy/pool-epp", "PodDisruptionBudget/pool-epp"),
+            (*POOL, *CONFIG, "--v=1", "--tracing=false"),
+        ),
+    ),
+    "a configuration that is there": (
+        Case("inferencepool", (), gie(existingConfigMap="mine", pluginsConfigFile="a.yaml")),
+        Expected(
+            tuple(name for name in WITH_POOL if name != "ConfigMap/pool-epp"),
+            (*POOL, *CONFIG[:-1], "/config/a.yaml", "--v=1", "--tracing=false"),
+        ),
+    ),
+    "a configuration of one's own": (
+        Case(
+            "inferencepool",
+            (),
+            gie(pluginsConfigFile="my.yaml", pluginsCustomConfig={"my.yaml": PLUGINS, "b.yaml": PLUGINS}),
+        ),
+        Expected(WITH_POOL, (*POOL, *CONFIG[:-1], "/config/my.yaml", "--v=1", "--tracing=false")),
+    ),
+    "a configuration as a map": (
+        Case("inferencepool", (), llm_d(epp={"pluginsConfigFile": "m.yaml", "pluginsConfig": yaml.safe_load(PLUGINS)})),
+        Expected(
+            WITH_POOL,
+            (*POOL, *CONFIG[:-1], "/config/m.yaml", "--v=1", "--tracing=false"),
+            selector="llm-d-router-gateway",
+        ),
+    ),
+    "flags that the chart would pass": (
+        Case(
+            "inferencepool",
+            (),
+            gie(
+                flags=[
+                    {"name": "tracing", "value": True},
+                    {"name": "zap-encoder", "value": "console"},
+                    "-v=3",
+                    {"name": "health-checking"},
+                ]
+            ),
+        ),
+        Expected(
+            WITH_POOL,
+            (*POOL, *CONFIG[2:], "--tracing=true", "--zap-encoder=console", "--v=3", "--health-checking"),
+        ),
+    ),
+    "sglang over gRPC": (
+        Case(
+            "inferencepool",
+            (),
+            {"inferencePool": {**LABELS["inferencePool"], "modelServerType": "sglang", "modelServerProtocol": "grpc"}},
+        ),
+        Expected(WITH_POOL, (*POOL, *CONFIG, "--v=1", "--tracing=false")),
+    ),
+    "vllm over gRPC": (
+        Case("inferencepool", (), llm_d(modelServers={**LLM_D_LABELS["router"]["modelServers"], "protocol": "grpc"})),
+        Expected(WITH_POOL, (*POOL, *CONFIG, "--v=1", "--tracing=false"), selector="llm-d-router-gateway"),
+    ),
+    "triton, payload agnostic": (
+        Case(
+            "inferencepool",
+            (),
+            {
+                **LABELS,
+                "inferencePool": {**LABELS["inferencePool"], "modelServerType": "triton"},
+                "inferenceExtension": {"pluginsConfigFile": "payload-agnostic.yaml"},
+            },
+        ),
+        Expected(
+            WITH_POOL,
+            (
+                *POOL,
+                *CONFIG[:-1],
+                "/config/payload-agnostic.yaml",
+                "--allow-experimental-plugins",
+                "--v=1",
+                "--tracing=false",
+            ),
+        ),
+    ),
+}
+
+KNOWN_FLAGS: Final = {flag.name for group in GROUPS for flag in group.flags}
+
+
+@pytest.fixture(scope="module")
+def rendered() -> Mapping[str, Rendered]:
+    """Every case, once."""
+    try:
+        return {name: render(case) for name, (case, _) in CASES.items()}
+    except ToolMissingError as missing:
+        pytest.skip(str(missing))
+
+
+@pytest.fixture
+def helm() -> None:
+    """Tests with it are skipped where there is no helm."""
+    try:
+        run_helm("version")
+    except ToolMissingError as missing:
+        pytest.skip(str(missing))
+
+
+# --- what is made --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_values_come_to_the_objects_that_they_are_known_for(name: str, rendered: Mapping[str, Rendered]) -> None:
+    assert rendered[name].names == sorted(CASES[name][1].objects)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_epp_is_started_with_known_arguments(name: str, rendered: Mapping[str, Rendered]) -> None:
+    assert tuple(rendered[name].container()["args"]) == CASES[name][1].arguments
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_containers_volumes_ports_and_probes(name: str, rendered: Mapping[str, Rendered]) -> None:
+    made, expected = rendered[name], CASES[name][1]
+    epp = made.container()
+    probes = tuple(epp[kind]["grpc"]["service"] for kind in ("livenessProbe", "readinessProbe"))
+
+    assert tuple(c["name"] for c in made.pod["containers"]) == expected.containers
+    assert sorted(v["name"] for v in made.pod["volumes"]) == sorted(expected.volumes)
+    assert made.service_ports == expected.ports
+    assert probes == expected.health
+    assert [p["containerPort"] for p in epp["ports"]] == [9002, 9003, 9090]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_service_finds_the_pods_of_the_deployment(name: str, rendered: Mapping[str, Rendered]) -> None:
+    made = rendered[name]
+    deployment = made.one("Deployment", "pool-epp")["spec"]
+    labels = {CASES[name][1].selector: "pool-epp"}
+
+    assert deployment["selector"]["matchLabels"] == labels
+    assert made.one("Service", "pool-epp")["spec"]["selector"] == labels
+    assert labels.items() <= deployment["template"]["metadata"]["labels"].items()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_mounts_and_targets_name_what_is_there(name: str, rendered: Mapping[str, Rendered]) -> None:
+    """A pod with a mount without a volume, or a Service with a port that no container has, is refused or leads nowhere."""
+    made = rendered[name]
+    containers = made.pod["containers"]
+    mounts = {m["name"] for c in containers for m in c.get("volumeMounts", [])}
+    ports = {p["name"] for c in containers for p in c["ports"]} | {
+        p["containerPort"] for c in containers for p in c["ports"]
+    }
+    targets = {p["targetPort"] for p in made.one("Service", "pool-epp")["spec"]["ports"]}
+
+    assert mounts <= {v["name"] for v in made.pod["volumes"]}
+    assert targets <= ports
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_nothing_needs_more_than_the_restricted_pod_security_standard(
+    name: str, rendered: Mapping[str, Rendered]
+) -> None:
+    for deployment in (o for o in rendered[name].objects if o["kind"] == "Deployment"):
+        pod = deployment["spec"]["template"]["spec"]
+
+        assert pod["securityContext"]["runAsNonRoot"]
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        for container in pod["containers"]:
+            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+            assert not container["securityContext"]["allowPrivilegeEscalation"]
+
+
+def test_rights_are_those_of_the_namespace_but_for_asking_who_reads_metrics(rendered: Mapping[str, Rendered]) -> None:
+    for made in rendered.values():
+        for role in (o for o in made.objects if o["kind"] == "ClusterRole"):
+            resources = {r for rule in role["rules"] for r in rule.get("resources", [])}
+
+            assert resources <= {"tokenreviews", "subjectaccessreviews"}
+
+
+# --- what the EPP makes of it --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_our_own_parser_takes_the_arguments(name: str, rendered: Mapping[str, Rendered]) -> None:
+    arguments = rendered[name].container()["args"]
+    if "enable-latency-predictor" not in KNOWN_FLAGS and any("enable-latency-predictor" in a for a in arguments):
+        pytest.skip("this epp does not predict latencies in its process: it has no --enable-latency-predictor")
+
+    options = parse(arguments, {"NAMESPACE": "models", "POD_NAME": "pool-epp-1"})
+
+    assert (options.pool_name or options.endpoint_selector) in ("pool", "app=vllm")
+    assert options.warnings == tuple(w for w in options.warnings if "is ignored" not in w)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_our_own_loader_builds_every_configuration(name: str, rendered: Mapping[str, Rendered]) -> None:
+    made = rendered[name]
+    texts = made.files if "ConfigMap/pool-epp" in made.names else {}
+
+    for file, text in texts.items():
+        types = {plugin["type"] for plugin in yaml.safe_load(text)["plugins"]}
+        if unknown := sorted(types - BUILTIN.keys()):
+            pytest.skip(f"this epp does not predict latencies in its process: it has no {', '.join(unknown)}")
+        environment = make_environment(allow_experimental=file == "payload-agnostic.yaml")
+        assert build(load_text(text, file), make_registry(), environment).plugins
+
+
+@pytest.mark.parametrize(
+    ("name", "engine", "parsers"),
+    [
+        ("labels alone", None, []),
+        ("sglang over gRPC", "sglang", []),
+        ("vllm over gRPC", None, ["vllmgrpc-parser"]),
+        ("triton, payload agnostic", "triton", ["passthrough-parser"]),
+    ],
+)
+def test_the_default_configuration_fits_the_model_servers(
+    name: str, engine: str | None, parsers: list[str], rendered: Mapping[str, Rendered]
+) -> None:
+    config = yaml.safe_load(rendered[name].files["default-plugins.yaml"])
+    (extractor,) = [p for p in config["plugins"] if p["type"] == "core-metrics-extractor"]
+
+    assert extractor.get("parameters", {}).get("defaultEngine") == engine
+    assert [p["pluginRef"] for p in config.get("requestHandler", {}).get("parsers", [])] == parsers
+
+
+def test_latency_decides_by_the_known_chain(rendered: Mapping[str, Rendered]) -> None:
+    config = yaml.safe_load(rendered["gie-latency"].files["default-plugins.yaml"])
+
+    assert [p["pluginRef"] for p in config["schedulingProfiles"][0]["plugins"]] == [
+        "strict-affinity-filter",
+        "slo-headroom-tier-filter",
+        "loose-affinity-filter",
+        "latency-scorer",
+        "weighted-random-picker",
+    ]
+    assert {"predicted-latency-producer", "latency-slo-admitter"} <= {p["type"] for p in config["plugins"]}
+
+
+# --- the proxy -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["gie-standalone", "llm-d-standalone, service"])
+async def test_envoy_takes_its_configuration(name: str, rendered: Mapping[str, Rendered], tmp_path: Path) -> None:
+    try:
+        await validate(_envoy(rendered[name]), tmp_path)
+    except EnvoyMissingError as missing:
+        pytest.skip(str(missing))
+
+
+def test_envoy_is_told_what_envoy_config_would_tell_it(rendered: Mapping[str, Rendered]) -> None:
+    """One way to ask the EPP. What the chart adds is a listener for probes, and a cluster for it."""
+    made = _envoy(rendered["gie-standalone"])
+    made["static_resources"]["listeners"] = [x for x in made["static_resources"]["listeners"] if x["name"] != "probes"]
+    made["static_resources"]["clusters"] = [x for x in made["static_resources"]["clusters"] if x["name"] != "admin"]
+    options = BootstrapOptions(
+        epp="127.0.0.1:9002", epp_tls=True, listen_host="0.0.0.0", listen_port=8081, admin_port=19000, histograms=True
+    )
+
+    assert made == bootstrap(options)
+
+
+def _envoy(made: Rendered) -> dict[str, Any]:
+    config: dict[str, Any] = yaml.safe_load(made.one("ConfigMap", "envoy")["data"]["envoy.yaml"])
+    return config
+
+
+# --- values that say the same --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"flags": {"v": 4, "enable-pprof": False}}, {"flags": [{"name": "enable-pprof", "value": "false"}, "--v=4"]}),
+        ({"env": {"A": 1, "B": "b"}}, {"env": [{"name": "A", "value": "1"}, {"name": "B", "value": "b"}]}),
+        (
+            {"image": {"hub": "quay.io/me", "name": "epp", "tag": "v1"}},
+            {"image": {"registry": "quay.io/me", "repository": "epp", "tag": "v1"}},
+        ),
+        ({"parser": "openai-parser"}, {"parsers": ["openai-parser"]}),
+    ],
+    ids=["flags", "env", "image", "parser"],
+)
+def test_two_ways_to_write_a_value_come_to_the_same(one: Object, other: Object, helm: None) -> None:
+    assert render(Case("inferencepool", (), gie(**one))) == render(Case("inferencepool", (), gie(**other)))
+
+
+def test_both_families_come_to_the_same_but_for_labels(rendered: Mapping[str, Rendered]) -> None:
+    """An upstream values file of either kind, less the images, resources and labels that differ by themselves."""
+    one = render(
+        Case(
+            "inferencepool",
+            (),
+            gie(replicas=2, tracing={"enabled": True}, extraServicePorts=[{"name": "zmq", "port": 5557}]),
+        )
+    )
+    other = render(
+        Case(
+            "inferencepool",
+            (),
+            llm_d(epp={"replicas": 2}, tracing={"enabled": True}, extraServicePorts=[{"name": "zmq", "port": 5557}]),
+        )
+    )
+
+    assert one.names == other.names
+    assert one.container()["args"] == other.container()["args"]
+    assert one.service_ports == other.service_ports
+    assert one.pod["volumes"] == other.pod["volumes"]
+    assert one.environment.keys() == other.environment.keys()
+
+
+def test_data_parallel_ports_become_ports_of_the_pool(helm: None) -> None:
+    ports = [{"number": 8000}, {"number": 8001}, {"number": 8002}]
+
+    made = render(Case("inferencepool", (), {"inferencePool": {**LABELS["inferencePool"], "targetPorts": ports}}))
+
+    assert made.one("InferencePool")["spec"] == {
+        "targetPorts": ports,
+        "appProtocol": "http",
+        "selector": {"matchLabels": {"app": "vllm"}},
+        "endpointPickerRef": {"name": "pool-epp", "port": {"number": 9002}, "failureMode": "FailOpen"},
+    }
+
+
+def test_tracing_tells_the_collector_and_the_pod(helm: None) -> None:
+    made = render(Case("inferencepool", (), gie(tracing={"enabled": True, "otelExporterEndpoint": "http://otel:4317"})))
+
+    assert made.environment["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://otel:4317"
+    assert made.environment["OTEL_TRACES_SAMPLER_ARG"] == "0.1"
+    assert made.container()["args"][-1] == "--tracing=true"
+
+
+def test_servers_of_the_predictor_know_each_other(rendered: Mapping[str, Rendered]) -> None:
+    made = rendered["llm-d-gateway, sidecars"]
+    second = {v["name"]: v.get("value") for v in made.container("prediction-server-2")["env"]}
+
+    assert made.environment["PREDICTION_SERVER_URL"] == "http://localhost:8001,http://localhost:8002"
+    assert made.environment["TRAINING_SERVER_URL"] == "http://localhost:8000"
+    assert (second["PREDICT_PORT"], second["TRAINING_SERVER_URL"]) == ("8002", "http://localhost:8000")
+    assert made.container("prediction-server-2")["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": 8002}
+
+
+def test_the_predictors_servers_run_ours_unless_an_image_is_given(rendered: Mapping[str, Rendered], helm: None) -> None:
+    ours = render(Case("inferencepool", (), gie(latencyPredictor=TWO_SERVERS)))
+    theirs = rendered["gie-latency, sidecars"]
+
+    assert ours.container("training-server")["command"] == ["epp-predictor", "train", "--port", "8000"]
+    assert ours.container("prediction-server-1")["command"] == ["epp-predictor", "serve"]
+    assert ours.container("training-server")["image"] == ours.container()["image"]
+    assert "command" not in theirs.container("training-server")
+    assert theirs.container("training-server")["image"].startswith("registry.k8s.io/")
+
+
+def test_istio_reaches_the_epp_by_tls_with_what_is_set_beside(helm: None) -> None:
+    policy = {"connectionPool": {"http": {"http2MaxRequests": 9}}}
+    values = {**LABELS, "provider": {"name": "istio", "istio": {"destinationRule": {"trafficPolicy": policy}}}}
+
+    spec = render(Case("inferencepool", (), values)).one("DestinationRule")["spec"]
+
+    assert spec["host"] == "pool-epp.models.svc.cluster.local"
+    assert spec["trafficPolicy"] == {"tls": {"mode": "SIMPLE", "insecureSkipVerify": True}, **policy}
+
+
+def test_what_pods_may_have_is_passed_on(helm: None) -> None:
+    extra = {
+        "affinity": {"nodeAffinity": {}},
+        "tolerations": [{"key": "gpu", "operator": "Exists"}],
+        "nodeSelector": {"pool": "cpu"},
+        "priorityClassName": "high",
+        "imagePullSecrets": [{"name": "pull"}],
+        "initContainers": [{"name": "first", "image": "busybox"}],
+        "terminationGracePeriodSeconds": 60,
+    }
+    mount = {"name": "state", "mountPath": "/state"}
+    volume = {"name": "state", "emptyDir": {}}
+    container = {"name": "beside", "image": "busybox"}
+
+    made = render(
+        Case(
+            "inferencepool",
+            (),
+            gie(**extra, volumes=[volume], volumeMounts=[mount], extraContainers=[container], podLabels={"a": "b"}),
+        )
+    )
+
+    assert {key: made.pod[key] for key in extra} == extra
+    assert volume in made.pod["volumes"]
+    assert mount in made.container()["volumeMounts"]
+    assert container in made.pod["containers"]
+
+
+# --- what is refused -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({}, "inferencePool.modelServers.matchLabels: the labels of the model servers' pods are needed"),
+        ({"router": {"epp": {"replicas": 1}}}, "router.modelServers.matchLabels: the labels"),
+        (gie(replica=2), "/inferenceExtension/replica"),
+        (gie(image={"tags": "v1"}), "additional properties 'tags' not allowed"),
+        (gie(latencyPredictor={"trainingServer": {"prt": 1}}), "additional properties 'prt' not allowed"),
+        (llm_d(epp={"resource": {}}), "/router/epp/resource"),
+        (llm_d(modelServer={}), "additional properties 'modelServer' not allowed"),
+        ({**LABELS, "inferenceObjective": []}, "additional properties 'inferenceObjective' not allowed"),
+        (gie(replicas=0), "minimum: got 0, want 1"),
+        (gie(failureMode="Open"), "/inferenceExtension/failureMode"),
+        (gie(pluginsConfigFile="my.yaml"), "there is no my.yaml, only default-plugins.yaml, payload-agnostic.yaml"),
+        (gie(pluginsConfigFile="a.yaml", pluginsConfig={"a": 1}, pluginsCustomConfig={"a.yaml": "a"}), "both give a.yaml"),
+        (gie(endpointsServer={"createInferencePool": False}), "endpointSelector: the labels"),
+        (gie(tokenizer={"enabled": True}), "tokenizer.modelName: name the model"),
+        (
+            gie(tokenizer={"enabled": True, "modelName": "m"}, latencyPredictor=SIDECARS),
+            "latencyPredictor: port 8000 is that of tokenizer.port, too",
+        ),
+        (gie(sidecar={"enabled": True, "proxyType": "agentgateway"}), "agentgateway: it routes without an InferencePool"),
+        ({**gie(endpointsServer=NO_POOL), "inferenceObjectives": [{"name": "a", "priority": 1}]}, "none is created"),
+        ({"inferencePool": {**LABELS["inferencePool"], "targetPorts": [{"number": 1}] * 9}}, "maxItems: got 9, want 8"),
+        (gie(endpointsServer={**NO_POOL, "targetPorts": "80,x"}), "targetPorts: 0 is not in 1..65535"),
+    ],
+)  # fmt: skip
+def test_what_cannot_work_is_refused_with_the_reason(values: Object, said: str, helm: None) -> None:
+    with pytest.raises(ChartError) as refused:
+        render(Case("inferencepool", (), values))
+
+    assert said in str(refused.value)
+
+
+# --- the charts themselves -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chart", ["inferencepool", "standalone"])
+def test_helm_finds_nothing_to_complain_about(chart: str, helm: None) -> None:
+    labels = "inferencePool.modelServers.matchLabels.app=vllm"
+
+    said = run_helm("lint", "--strict", str(CHARTS / chart), "--set", labels)
+
+    assert "0 chart(s) failed" in said
+
+
+def test_a_packed_chart_needs_nothing_beside_it(helm: None, tmp_path: Path) -> None:
+    run_helm("package", str(CHARTS / "inferencepool"), f"--destination={tmp_path}")
+    (packed,) = tmp_path.glob("*.tgz")
+
+    text = run_helm("template", "pool", str(packed), "--set", "inferencePool.modelServers.matchLabels.app=vllm")
+
+    assert "kind: InferencePool" in text
