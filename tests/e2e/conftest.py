@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,30 @@ from epp.demo.llamacpp import LlamaServer, start_llamacpp
 from epp.demo.model import ensure_model
 from epp.demo.processes import Children
 from epp.sim import SimConfig, SimServer, StepCost
+from tests.support.cluster import Cluster, NoClusterError
+from tests.support.tools import ToolMissingError
 
 LLAMA_MODEL = "llm-epp-demo"
+_NUMBERS = count(1)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A Kubernetes cluster of one node for the whole run; work in a `cluster_namespace` of it."""
+    try:
+        prepared = Cluster()
+    except (NoClusterError, ToolMissingError) as missing:
+        pytest.skip(str(missing))
+    with prepared as running:
+        yield running
+
+
+@pytest.fixture
+def cluster_namespace(cluster: Cluster) -> Iterator[str]:
+    """A new one; what runs in it ends with the test."""
+    name = cluster.create_namespace(f"test-{next(_NUMBERS)}")
+    yield name
+    cluster.clear(name)
 
 
 @pytest.fixture(scope="session")

@@ -76,9 +76,13 @@ class KubeApi:
         path = self._path(version, kind, namespace, name, subresource)
         return self.request("PATCH", path, body, content_type=MERGE)
 
-    def delete(self, version: str, kind: str, name: str, *, namespace: str = "", grace_s: int | None = None) -> None:
-        """Nothing happens where there is none. `grace_s` 0 lets a Pod vanish at once."""
-        body = {} if grace_s is None else {"gracePeriodSeconds": grace_s}
+    def delete(
+        self, version: str, kind: str, name: str, *, namespace: str = "", grace_s: int | None = None, uid: str = ""
+    ) -> None:
+        """Nothing happens where there is none. `grace_s` 0 lets a Pod vanish at once; with `uid` only that one goes."""
+        body: Object = {} if grace_s is None else {"gracePeriodSeconds": grace_s}
+        if uid:
+            body["preconditions"] = {"uid": uid}
         try:
             self.request("DELETE", self._path(version, kind, namespace, name), body)
         except ApiError as error:
@@ -120,11 +124,17 @@ class KubeApi:
     # --- tokens --------------------------------------------------------------------------------------------------------
 
     def service_account_token(
-        self, account: str, *, namespace: str, seconds: int = 3600, bound_to: Object | None = None
+        self,
+        account: str,
+        *,
+        namespace: str,
+        seconds: int = 3600,
+        audience: str = "",
+        bound_to: Object | None = None,
     ) -> str:
         """By TokenRequest; the server gives none shorter than 600 s. A token bound to a Pod ends
         with it, but the server remembers tokens that were good for 10 s."""
-        spec: Object = {"audiences": [], "expirationSeconds": seconds}
+        spec: Object = {"audiences": [audience] if audience else [], "expirationSeconds": seconds}
         if bound_to is not None:
             metadata = bound_to["metadata"]
             spec["boundObjectRef"] = {
