@@ -23,7 +23,9 @@ from epp_plugins.pickers.random_picker import RandomPicker
 from epp_plugins.pickers.weighted_random_picker import WeightedRandomPicker
 from epp_plugins.producers.approx_prefix_cache_producer import ApproxPrefixCacheProducer
 from epp_plugins.producers.inflight_load_producer import InflightLoadProducer
+from epp_plugins.producers.prefill_backlog_producer import PrefillBacklogProducer
 from epp_plugins.scorers.active_request_scorer import ActiveRequestScorer
+from epp_plugins.scorers.expected_cost_scorer import ExpectedCostScorer
 from epp_plugins.scorers.kv_cache_utilization_scorer import KvCacheUtilizationScorer
 from epp_plugins.scorers.load_aware_scorer import LoadAwareScorer
 from epp_plugins.scorers.lora_affinity_scorer import LoraAffinityScorer
@@ -47,6 +49,7 @@ SCHEDULING: Final[tuple[type[Plugin], ...]] = (
     ConcurrencyDetector,
     UtilizationDetector,
     ActiveRequestScorer,
+    ExpectedCostScorer,
     KvCacheUtilizationScorer,
     LoadAwareScorer,
     LoraAffinityScorer,
@@ -60,5 +63,6 @@ SCHEDULING: Final[tuple[type[Plugin], ...]] = (
     WeightedRandomPicker,
     ApproxPrefixCacheProducer,
     InflightLoadProducer,
+    PrefillBacklogProducer,
     DestinationEndpointServedVerifier,
 )
