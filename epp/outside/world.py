@@ -62,7 +62,12 @@ class World:
             raise OutsideError("the service stops")
         task = asyncio.get_running_loop().create_task(_guarded(work, name), name=name)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+
+        def over(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            work.close()  # which has not even begun when it was cancelled at once
+
+        task.add_done_callback(over)
         return task
 
     async def http(

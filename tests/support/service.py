@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from time import monotonic
 from typing import Any
@@ -37,6 +37,7 @@ def make_director(
     read_gzip: bool = True,
     keep: int = 0,
     outside: Outside | None = None,
+    clock: Callable[[], float] = monotonic,
 ) -> Director:
     """A director over endpoints `ip:port`, with the built-in default configuration unless another is given.
 
@@ -44,10 +45,10 @@ def make_director(
     background work is started.
     """
     datastore = Datastore(rng=random.Random(0))
-    recorder = Recorder(monotonic, process=False)
+    recorder = Recorder(clock, process=False)
     environment = Environment(
         fleet=datastore.fleet,
-        clock=monotonic,
+        clock=clock,
         random=random.Random(0),
         log=logging.getLogger("test"),
         metrics=recorder.plugin_metrics,
@@ -69,8 +70,8 @@ def make_director(
         datastore,
         pipeline,
         recorder=recorder,
-        clock=monotonic,
-        decisions=Decisions(datastore.fleet, monotonic, keep=keep),
+        clock=clock,
+        decisions=Decisions(datastore.fleet, clock, keep=keep),
         encodings=Encodings(read=read_gzip, max_body_bytes=1 << 24),
     )
 
