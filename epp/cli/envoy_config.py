@@ -123,8 +123,15 @@ def _ip_address(value: str) -> str:
 
 
 _CLUSTERS_AND_LISTENER: Final = (
-    *("endpoint", "epp-tls", "epp-ca", "epp-server-name", "listen", "admin", "upstream", "connect-timeout"),
-    *("max-connections", "max-requests", "upstream-http2", "fresh-upstream-connections", "buffer-limit"),
+    *("endpoint", "epp-tls", "epp-ca", "epp-server-name", "listen", "admin", "probes", "upstream"),
+    *(
+        "connect-timeout",
+        "max-connections",
+        "max-requests",
+        "upstream-http2",
+        "fresh-upstream-connections",
+        "buffer-limit",
+    ),
 )
 
 GROUPS: Final = (
@@ -164,6 +171,7 @@ GROUPS: Final = (
         (
             Flag("listen", "0.0.0.0:8081", "where clients connect", _ip_address, "IP:PORT"),
             Flag("admin", "127.0.0.1:19000", "Envoy's admin pages", _ip_address, "IP:PORT"),
+            Flag("probes", "", "two of them for others: /ready and /stats/prometheus", _ip_address, "IP:PORT"),
             choice(
                 "upstream",
                 Upstream.ORIGINAL_DST.value,
@@ -243,6 +251,8 @@ def _check(parsed: Parsed) -> None:
                 raise UsageError(f"--{flag}: there is no certificate with --epp-tls=false")
     if values["filter_only"]:
         return
+    if values["probes"] and not split_address(values["admin"])[1]:
+        raise UsageError("--probes: its pages are read from the admin port, which has to be known; --admin IP:0 is not")
     override = values["upstream"] == Upstream.OVERRIDE_HOST.value
     if override and not values["endpoint"]:
         raise UsageError(
@@ -316,6 +326,7 @@ def _document(values: dict[str, Any], modes: Modes) -> JsonObject:
     """Raises ConfigError for a malformed endpoint."""
     listen_host, listen_port = split_address(values["listen"])
     admin_host, admin_port = split_address(values["admin"])
+    probes_host, probes_port = split_address(values["probes"]) if values["probes"] else (None, 0)
     filter_only = values["filter_only"]
     specs = parse_endpoints(values["endpoint"])
     options = BootstrapOptions(
@@ -323,6 +334,8 @@ def _document(values: dict[str, Any], modes: Modes) -> JsonObject:
         listen_port=listen_port,
         admin_host=admin_host,
         admin_port=admin_port,
+        probes_host=probes_host,
+        probes_port=probes_port,
         epp=values["epp"],
         epp_tls=values["epp_tls"],
         epp_ca=values["epp_ca"] or None,

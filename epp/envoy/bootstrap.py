@@ -10,6 +10,7 @@ from epp.envoy.clusters import epp_cluster, upstream_cluster
 from epp.envoy.ext_proc import ext_proc, subset_hint
 from epp.envoy.forms import TYPE, JsonObject, address_of, extension
 from epp.envoy.options import BootstrapOptions, RoundRobinOptions
+from epp.envoy.probes import admin_cluster, probes_listener
 from epp.envoy.routes import routes
 
 LISTENER = "traffic"
@@ -42,11 +43,15 @@ def _filters(options: BootstrapOptions) -> list[JsonObject]:
 def _bootstrap(
     options: BootstrapOptions | RoundRobinOptions, filters: list[JsonObject], clusters: list[JsonObject]
 ) -> JsonObject:
+    listeners = [_listener(options, filters)]
+    if options.probes_host is not None:
+        listeners.append(probes_listener(options.probes_host, options.probes_port))
+        clusters = [*clusters, admin_cluster(options.admin_host, options.admin_port)]
     config: JsonObject = {
         "admin": {"address": address_of(options.admin_host, options.admin_port)},
         # What /runtime_modify changes; without this layer it is refused.
         "layered_runtime": {"layers": [{"name": "admin", "admin_layer": {}}]},
-        "static_resources": {"listeners": [_listener(options, filters)], "clusters": clusters},
+        "static_resources": {"listeners": listeners, "clusters": clusters},
     }
     if not options.histograms:
         suffixes = [{"suffix": suffix} for suffix in _COSTLY_STATS]

@@ -46,6 +46,12 @@ class _Proxy:
     admin_port: int = 0
     """0 takes a free one, which Envoy writes to the file named by --admin-address-path."""
 
+    probes_host: str | None = None
+    """An IP address on which two of the admin pages can be read, /ready and /stats/prometheus. None: nowhere."""
+
+    probes_port: int = 0
+    """Needs an `admin_port` that is not 0."""
+
     upstream_http2: bool = False
     """Speak HTTP/2 without TLS to the endpoints; else HTTP/1.1."""
 
@@ -118,6 +124,8 @@ class BootstrapOptions(_Proxy):
     A blank one sets none."""
 
     def __post_init__(self) -> None:
+        if self.probes_host is not None and not self.admin_port:
+            raise ValueError("admin_port: the pages for probes are read from it, so it has to be known; 0 is not")
         if self.upstream is Upstream.OVERRIDE_HOST and not self.endpoints:
             raise ValueError("endpoints: override_host chooses among endpoints that it is given; name at least one")
         fraction = self.response_body_fraction

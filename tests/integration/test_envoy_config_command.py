@@ -69,6 +69,7 @@ VARIANTS = [
     "--upstream-http2 --fresh-upstream-connections --buffer-limit 32Ki",
     "--listen [::]:0 --admin [::1]:0",
     "--output json --response-bodies sampled=0.1",
+    "--probes [::]:19001",
 ]
 FILTERS = ["", "--response-bodies sampled=0.1", "--failure-mode open", "--request-bodies none --response-bodies none"]
 
@@ -309,6 +310,7 @@ def test_a_doubtful_choice_is_warned_of_and_made(blind: Path, capsys: pytest.Cap
         ("--epp localhost:99999", "port 99999 is not in 0..65535"),
         ("--listen example.org:80", "--listen: 'example.org' is not an IP address"),
         ("--upstream override_host", "name them, --endpoint"),
+        ("--probes 0.0.0.0:19001 --admin 127.0.0.1:0", "--probes: its pages are read from the admin port"),
         ("--endpoint nowhere:80", "'nowhere' is neither an IP address nor localhost"),
         ("--failure-mode open", "use override_host"),
         ("--epp-tls=false --epp-ca ca.pem", "--epp-ca: there is no certificate with --epp-tls=false"),

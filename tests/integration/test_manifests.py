@@ -12,7 +12,8 @@ import pytest
 from tests.support import tools
 from tests.support.control_plane import ControlPlane
 from tests.support.docs import pages
-from tests.support.manifests import MANIFESTS, OVERLAYS, built
+from tests.support.kube_api import ApiError, Object
+from tests.support.manifests import MANIFESTS, OVERLAYS, built, of_kind
 from tests.support.pages import Command, blocks, commands
 
 FOREIGN = """
@@ -72,6 +73,68 @@ def test_every_overlay_is_applied_and_comes_to_itself(cluster: ControlPlane) -> 
 
         # Nothing was dropped or written otherwise: a second time there is nothing to do. Exit status 1 would be a difference.
         assert cluster.kubectl("diff", "--server-side", "-k", str(folder)) == "", overlay
+
+
+@pytest.mark.parametrize("overlay", [name for name in OVERLAYS if name != "monitoring"])
+def test_pods_keep_to_the_restricted_standard(overlay: str, control_plane: ControlPlane, namespace: str) -> None:
+    labels = {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}
+    control_plane.api.patch("v1", "Namespace", namespace, labels)
+    [deployment] = of_kind(built(MANIFESTS / "overlays" / overlay), "Deployment")
+
+    accepted = create_pod(control_plane, deployment, namespace)
+    for container in accepted["spec"]["containers"]:
+        assert container["securityContext"]["readOnlyRootFilesystem"]
+
+    # Without one of its settings the same Pod is refused: the standard is in force.
+    del deployment["spec"]["template"]["spec"]["containers"][-1]["securityContext"]["capabilities"]
+    with pytest.raises(ApiError, match="violates PodSecurity"):
+        create_pod(control_plane, deployment, namespace)
+
+
+def create_pod(plane: ControlPlane, deployment: Object, namespace: str) -> Object:
+    """As the Deployment's controller would, but nothing is kept."""
+    template = deployment["spec"]["template"]
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {**template["metadata"], "name": "epp"},
+        "spec": template["spec"],
+    }
+    return plane.api.request("POST", f"/api/v1/namespaces/{namespace}/pods", pod, query={"dryRun": "All"})
+
+
+@pytest.mark.kube
+def test_a_leader_may_be_moved_but_nobody_while_there_is_none(tmp_path: Path) -> None:
+    try:
+        plane = ControlPlane(controllers=True)
+    except tools.ToolMissingError as missing:
+        pytest.skip(str(missing))
+    with plane:
+        namespace = plane.create_namespace("inference")
+        [budget] = of_kind(built(MANIFESTS / "overlays" / "high-availability"), "PodDisruptionBudget")
+        plane.api.apply(budget)
+        labels = budget["spec"]["selector"]["matchLabels"]
+        for name, ready in (("leader", True), ("follower", False)):
+            plane.api.create_pod(name, namespace=namespace, ip="127.0.0.2", ready=ready, labels=labels)
+
+        def allows(count: int) -> bool:
+            status = plane.api.get("policy/v1", "PodDisruptionBudget", "epp", namespace=namespace)["status"]
+            return bool(status["disruptionsAllowed"] == count and status["expectedPods"] == 2)
+
+        plane.until(lambda: allows(1), "the budget does not let one go")
+        plane.api.set_pod_status("leader", namespace=namespace, ip="127.0.0.2", ready=False)
+        plane.until(lambda: allows(0), "the budget lets one go though none is ready")
+        with pytest.raises(ApiError, match="disruption budget"):
+            evict(plane, "follower", namespace)
+
+        plane.api.set_pod_status("follower", namespace=namespace, ip="127.0.0.2")
+        plane.until(lambda: allows(1), "the budget does not let one go")
+        evict(plane, "leader", namespace)
+
+
+def evict(plane: ControlPlane, pod: str, namespace: str) -> None:
+    body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": namespace}}
+    plane.api.request("POST", f"/api/v1/namespaces/{namespace}/pods/{pod}/eviction", body)
 
 
 @pytest.mark.parametrize("page", [p for p in pages() if any(map(is_for_a_cluster, commands(p)))], ids=lambda p: p.name)

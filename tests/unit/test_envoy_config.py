@@ -338,6 +338,20 @@ def test_everything_listens_on_loopback_only_unless_told_otherwise() -> None:
     }
 
 
+def test_of_the_admin_pages_only_those_for_probes_are_elsewhere() -> None:
+    options = BootstrapOptions(epp=EPP, admin_port=19000, probes_host="0.0.0.0", probes_port=19001)
+
+    config: dict[str, Any] = bootstrap(options)
+
+    _, probes = config["static_resources"]["listeners"]
+    assert probes["address"]["socket_address"] == {"address": "0.0.0.0", "port_value": 19001}
+    manager = probes["filter_chains"][0]["filters"][0]["typed_config"]
+    [host] = manager["route_config"]["virtual_hosts"]
+    assert [route["match"] for route in host["routes"]] == [{"path": "/ready"}, {"path": "/stats/prometheus"}]
+    assert config["static_resources"]["clusters"][-1]["name"] == host["routes"][0]["route"]["cluster"]
+    assert config["admin"]["address"]["socket_address"]["address"] == "127.0.0.1"
+
+
 def test_listener_and_admin_may_be_elsewhere() -> None:
     config: dict[str, Any] = bootstrap(BootstrapOptions(epp=EPP, listen_host="::", admin_host="10.0.0.1"))
 
