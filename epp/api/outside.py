@@ -7,7 +7,7 @@ cancels it, or with the service.
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, TypeVar
 
@@ -16,6 +16,7 @@ import msgspec
 from epp.api.fleet import Floats
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 
 class OutsideError(Exception):
@@ -34,6 +35,12 @@ class Job(Protocol):
 
     def cancel(self) -> object: ...
     def done(self) -> bool: ...
+
+
+class SharedWork(Protocol[T_co]):
+    """Work whose result any number of requests may await; one that gives up takes nothing from the others."""
+
+    def __await__(self) -> Generator[Any, Any, T_co]: ...
 
 
 class Subscriber(Protocol):
@@ -108,6 +115,10 @@ class Outside(Protocol):
         """Run `work` beside requests. What it raises is logged under `name`."""
         ...
 
+    def shared(self, work: Coroutine[Any, Any, T], *, name: str) -> SharedWork[T]:
+        """Begin `work`, whose result, or what it raises, whoever awaits gets."""
+        ...
+
     async def http(
         self,
         method: str,
@@ -148,6 +159,10 @@ class Nowhere:
     def spawn(self, work: Coroutine[Any, Any, None], *, name: str) -> Job:
         work.close()
         return _Done()
+
+    def shared(self, work: Coroutine[Any, Any, T], *, name: str) -> SharedWork[T]:
+        work.close()
+        raise OutsideError("there is no outside")
 
     async def http(
         self,

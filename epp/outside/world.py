@@ -5,16 +5,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import aiohttp
 import zmq
 import zmq.asyncio
 
-from epp.api import Dialogue, HttpReply, Job, OutsideError, Subscriber, Subscription, Training
+from epp.api import Dialogue, HttpReply, Job, OutsideError, SharedWork, Subscriber, Subscription, Training
 from epp.outside.sockets import SubSocket, dealer
 from epp.outside.training import TrainingWorker
 
@@ -30,7 +30,7 @@ class World:
     """Implements `epp.api.Outside`. Everything is called on one event loop; what is not used is never made."""
 
     def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._subscriptions: set[SubSocket] = set()
         self._zmq: zmq.asyncio.Context | None = None
         self._session: aiohttp.ClientSession | None = None
@@ -69,6 +69,20 @@ class World:
 
         task.add_done_callback(over)
         return task
+
+    def shared(self, work: Coroutine[Any, Any, T], *, name: str) -> SharedWork[T]:
+        if self._closed:
+            work.close()
+            raise OutsideError("the service stops")
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._shared_ended)
+        return _Shared(task)
+
+    def _shared_ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever awaits gets it; nobody may have waited
 
     async def http(
         self,
@@ -140,6 +154,22 @@ class World:
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S)
             self._session = aiohttp.ClientSession(connector=connector, timeout=timeout, trust_env=False)
         return self._session
+
+
+class _Shared(Generic[T]):
+    def __init__(self, task: asyncio.Task[T]) -> None:
+        self._task = task
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        return self._wait().__await__()
+
+    async def _wait(self) -> T:
+        try:
+            return await asyncio.shield(self._task)
+        except asyncio.CancelledError:
+            if self._task.cancelled():
+                raise OutsideError("the service stops") from None
+            raise
 
 
 async def _at_most(response: aiohttp.ClientResponse, limit: int, url: str) -> bytes:

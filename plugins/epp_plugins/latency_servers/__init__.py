@@ -1,0 +1,1 @@
+"""Clients of the standalone prediction and training servers (`epp-predictor`, or llm-d's)."""
