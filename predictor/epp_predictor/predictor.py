@@ -31,11 +31,13 @@ from epp_predictor import samples
 from epp_predictor.calibration import UNKNOWN, Calibration, Settings
 from epp_predictor.features import COUNT, Floats
 from epp_predictor.model import Model
-from epp_predictor.prior import TARGETS
+from epp_predictor.prior import LEAST_MS, TARGETS
 from epp_predictor.snapshot import Snapshot, TargetSnapshot
 
 _NAN: Final = float("nan")
 _GONE_FIRST: Final = 1000
+_ELSEWHERE: Final = -1
+_ENOUGH: Final = 20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,9 +46,21 @@ class Live:
 
     number: int
     """Another number is another model."""
-    model: Model
+    model: Model | _Said
     calibrations: Mapping[str, Calibration]
     targets: Mapping[str, TargetSnapshot]
+
+
+class _Said:
+    """What a model elsewhere says of the candidates of one request."""
+
+    targets = TARGETS
+
+    def __init__(self, ms: Floats) -> None:
+        self._ms = np.maximum(ms, LEAST_MS)
+
+    def base_ms(self, features: Floats) -> tuple[Floats, Floats]:
+        return self._ms, np.zeros(len(features))
 
 
 class Estimate:
@@ -89,6 +103,11 @@ class Estimate:
     def _level(self, row: int) -> Floats:
         ms: Floats = self._base_ms * self._factors[row]
         return ms
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether enough was observed for the interval to mean anything; true of every model from the training process."""
+        return self._calibration.observations >= _ENOUGH
 
     @property
     def mean_ms(self) -> Floats:
@@ -202,6 +221,7 @@ class Predictor:
         self._last_number = UNKNOWN
         self._gone: deque[int] = deque()
         self._judged: dict[str, _Judged] = {target: _Judged() for target in TARGETS}
+        self._elsewhere = {target: Calibration(self._settings) for target in TARGETS}
 
     # --- endpoints --------------------------------------------------------------------------------------------------------
 
@@ -229,9 +249,13 @@ class Predictor:
             self._forget_number(number)
 
     def _forget_number(self, number: int) -> None:
-        if self._live is not None and number != UNKNOWN:
-            for calibration in self._live.calibrations.values():
-                calibration.forget(number)
+        if number == UNKNOWN:
+            return
+        calibrations = list(self._elsewhere.values())
+        if self._live is not None:
+            calibrations += self._live.calibrations.values()
+        for calibration in calibrations:
+            calibration.forget(number)
 
     # --- predicting -------------------------------------------------------------------------------------------------------
 
@@ -258,6 +282,19 @@ class Predictor:
         interval = self.interval if interval is None else _share(interval)
         return Prediction(self._live, features, endpoints, quantile, interval)
 
+    def calibrate(self, said_ms: Floats, features: Floats, endpoints: NDArray[np.intp]) -> Prediction:
+        """As `predict`, of what a model elsewhere has said: TTFT and TPOT in ms, a column per candidate, whatever quantile.
+
+        Its calibration is learnt here, from decisions that are kept of such predictions. Raises ValueError for shapes that
+        do not fit.
+        """
+        if said_ms.shape != (len(TARGETS), len(endpoints)) or features.shape != (len(endpoints), COUNT):
+            raise ValueError(
+                f"{said_ms.shape} predictions and {features.shape} features of {len(endpoints)} candidates"
+            )
+        live = Live(_ELSEWHERE, _Said(said_ms), self._elsewhere, {})
+        return Prediction(live, features, endpoints, self.quantile, self.interval)
+
     # --- learning ---------------------------------------------------------------------------------------------------------
 
     def observe(
@@ -277,7 +314,9 @@ class Predictor:
         if not values:
             return False
         live = self._live
-        if live is not None:
+        if decision.model_number == _ELSEWHERE:
+            self._learn(self._elsewhere, decision.base_ms, decision, values, is_censored)
+        elif live is not None:
             self._calibrate(live, decision, values, is_censored)
         if self.on_sample is not None:
             row = samples.row(
@@ -296,11 +335,21 @@ class Predictor:
         if decision.model_number != live.number:
             again, _ = live.model.base_ms(decision.features[None])
             base_ms = {target: float(again[row, 0]) for row, target in enumerate(live.model.targets)}
+        self._learn(live.calibrations, base_ms, decision, values, is_censored)
+
+    def _learn(
+        self,
+        calibrations: Mapping[str, Calibration],
+        base_ms: Mapping[str, float],
+        decision: Decision,
+        values: Mapping[str, float],
+        is_censored: bool,
+    ) -> None:
         for target, value in values.items():
             base = base_ms.get(target)
             if base is None:
                 continue
-            calibration = live.calibrations[target]
+            calibration = calibrations[target]
             log_ratio = float(np.log(value / base))
             if is_censored and log_ratio < calibration.offset(decision.endpoint):
                 continue

@@ -12,20 +12,33 @@ from typing import Any
 import numpy as np
 import pytest
 
-from epp.api import Floats, Handle, OutsideError
+from epp.api import (
+    LATENCY_PREDICTION,
+    ConfigError,
+    Floats,
+    Handle,
+    LatencyPrediction,
+    Request,
+    Response,
+    Usage,
+    data_key,
+)
 from epp.outside import World
 from epp_plugins.latency_servers.prediction_client import NoPrediction, PredictionClient
 from epp_plugins.latency_servers.training_client import TrainingClient
 from epp_plugins.latency_servers.wire import BadAnswer, predictions, training_entries
+from epp_plugins.producers.predicted_latency_producer import PredictedLatencyProducer
 from epp_predictor import samples
 from epp_predictor.features import COLUMN, new_features
 from tests.support.http_fakes import FakeServer, eventually, hang, page, raw, serving
 from tests.support.latency_world import draw
 from tests.support.outside import handle_with
-from tests.support.plugins import Clock
+from tests.support.plugins import Clock, make_fleet, make_plugin
 from tests.support.predictor_servers import prediction_app, training_app
 from tests.support.predictor_servers import serving as served
+from tests.support.scheduling import make_request, picked
 from tests.support.stack import eventually as asked_until
+from tests.unit.plugins.test_predicted_latency_producer import TOKEN
 
 NAN = float("nan")
 
@@ -194,7 +207,7 @@ async def test_more_calls_than_allowed_are_not_begun(world: World) -> None:
             await client.predict(some(1))
         assert caught.value.reason == "busy"
         await world.close()
-        with pytest.raises((NoPrediction, OutsideError)):
+        with pytest.raises(NoPrediction):
             await waiting
     assert client.calls == 0
 
@@ -250,3 +263,99 @@ def test_a_sample_is_an_entry_for_each_latency() -> None:
 def test_an_infinite_prediction_is_none() -> None:
     with pytest.raises(BadAnswer):
         predictions(b'{"predictions": [{"ttft_ms": 1e999, "tpot_ms": 1}]}', 1)
+
+
+# --- the producer --------------------------------------------------------------------------------------------------------
+
+
+class Stage:
+    """A producer that asks servers, and requests that pass by."""
+
+    def __init__(self, world: World, **parameters: object) -> None:
+        self.clock = Clock()
+        self.fleet = make_fleet(2)
+        made = handle_with(world, self.fleet, name=PredictedLatencyProducer.type, clock=self.clock)
+        fields = {name: getattr(made, name) for name in made.__struct_fields__}
+        handle = Handle(**fields | {"sleep": asyncio.sleep, "random": random.Random(1)})
+        self.producer = make_plugin(PredictedLatencyProducer, handle=handle, **parameters)
+        self.producer.start()
+        for endpoint in self.fleet.candidates():
+            self.producer.endpoint_added(endpoint)
+
+    async def produce(self) -> tuple[Request, LatencyPrediction | None]:
+        request = make_request(b"x" * 4000)
+        request.payload.streaming = True
+        waiting = self.producer.produce(request, self.fleet.candidates())
+        if waiting is not None:
+            await waiting
+        return request, request.data.get(data_key(LATENCY_PREDICTION))
+
+    async def serve(self, ttft_ms: float, tpot_ms: float) -> LatencyPrediction | None:
+        """One request from its dispatch to its end."""
+        request, latencies = await self.produce()
+        self.producer.pre_request(request, picked(self.fleet, 0))
+        response = Response(status=200, streaming=True, body_seen=True, headers={})
+        self.producer.response_received(request, response)
+        for wait_ms in (ttft_ms, tpot_ms):
+            self.clock.now += wait_ms / 1e3
+            self.producer.response_chunk(request, response, TOKEN)
+        response.usage = Usage(prompt_tokens=1000, completion_tokens=2)
+        self.producer.response_ending(request, response)
+        self.producer.response_complete(request, response)
+        return latencies
+
+
+async def test_what_servers_say_is_calibrated_by_what_happens(world: World) -> None:
+    """They say 100 ms and 10 ms; it takes twice as long, always."""
+    async with serving(page(said((100.0, 10.0), (100.0, 10.0)))) as server:
+        stage = Stage(world, predictionServerUrl=url_of(server), predictionDeadlineMs=10_000.0)
+        first = await stage.serve(200.0, 20.0)
+        for _ in range(100):
+            last = await stage.serve(200.0, 20.0)
+        stage.producer.stop()
+
+    assert first is not None
+    assert (first.ttft_ms[0], first.tpot_ms[0]) == (100, 10)
+    assert np.isnan(first.ttft_low_ms[0])
+    assert last is not None
+    assert last.ttft_ms[0] == pytest.approx(200, rel=0.02)
+    assert last.tpot_ms[0] == pytest.approx(20, rel=0.02)
+    assert last.ttft_low_ms[0] <= last.ttft_ms[0] <= last.ttft_high_ms[0]
+
+
+async def test_without_servers_that_answer_nothing_is_predicted_and_requests_go_on(world: World) -> None:
+    async with serving(page(b"", status="503 Busy")) as server:
+        stage = Stage(world, predictionServerUrl=url_of(server), predictionDeadlineMs=10_000.0)
+        assert await stage.serve(100.0, 10.0) is None
+        request, latencies = await stage.produce()
+        assert latencies is None
+        assert len(server.requests) == 1  # the second one did not even ask
+        stage.producer.pre_request(request, picked(stage.fleet, 0))
+
+        server.behaviour = page(said((100.0, 10.0), (100.0, 10.0)))
+        stage.clock.now += 2
+        assert (await stage.produce())[1] is not None
+        stage.producer.stop()
+
+
+async def test_samples_go_to_the_training_server(world: World) -> None:
+    async with serving(page(b"", status="202 Accepted")) as server:
+        stage = Stage(world, trainingServerUrl=url_of(server), flushIntervalSec=0.01)
+        await stage.serve(100.0, 10.0)
+        await eventually(lambda: len(server.requests) == 1)
+        stage.producer.stop()
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        (
+            {"predictionServerUrl": "localhost:8001"},
+            "predictionServerUrl: expected http://HOST:PORT, got 'localhost:8001'",
+        ),
+        ({"trainingServerUrl": "http://a:1,http://b:1"}, "trainingServerUrl: expected one URL, got 2"),
+    ],
+)
+async def test_urls_that_cannot_be(world: World, parameters: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Stage(world, **parameters)

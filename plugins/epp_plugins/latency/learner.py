@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
@@ -26,6 +27,8 @@ _WEIGHT: Final = 0.02  # of the newest answer's length in the mean
 class Learner:
     def __init__(self, handle: Handle) -> None:
         self._handle = handle
+        self.also: Callable[[Floats], object] | None = None
+        """Is given every sample, too."""
         self._log: logging.Logger = handle.log
         self._predictor = Predictor(on_sample=self._send)
         self._training: Training | None = None
@@ -47,6 +50,10 @@ class Learner:
     def predict(self, features: Floats, rows: NDArray[np.intp]) -> Prediction:
         """For the endpoints in these rows of the fleet, features in the same order."""
         return self._predictor.predict(features, self._numbers[rows])
+
+    def calibrate(self, said_ms: Floats, features: Floats, rows: NDArray[np.intp]) -> Prediction:
+        """As `predict`, of what a model elsewhere says: TTFT and TPOT in ms, a column for each of the rows."""
+        return self._predictor.calibrate(said_ms, features, self._numbers[rows])
 
     def expected_output_tokens(self, most: int | None) -> float:
         """Of an answer that may have `most` tokens (None: the client did not say); a whole number."""
@@ -71,6 +78,8 @@ class Learner:
         self._output_tokens += _WEIGHT * (tokens - self._output_tokens)
 
     def _send(self, sample: Floats) -> None:
+        if self.also is not None:
+            self.also(sample)
         if self._training is not None:
             self._training.send(sample)
 

@@ -33,6 +33,8 @@ _MOST_MODELS: Final = 1000
 # Why nothing was predicted for a request.
 UNTRAINED: Final = "untrained"
 TRAINING_ONLY: Final = "training only"
+UNAVAILABLE: Final = "unavailable"
+_REASONS: Final = (UNTRAINED, TRAINING_ONLY, UNAVAILABLE, "deadline", "failed", "busy")
 
 
 class _OfModel:
@@ -133,7 +135,7 @@ class LatencyMetrics:
             for censored in (False, True)
         }
         self._unlearned = {reason: unlearned.labels(name, reason) for reason in UNLEARNED}
-        self._fallbacks = {reason: fallbacks.labels(name, reason) for reason in (UNTRAINED, TRAINING_ONLY)}
+        self._fallbacks = {reason: fallbacks.labels(name, reason) for reason in _REASONS}
         self._coverage = metrics.gauge(
             "llm_epp_latency_coverage_ratio",
             "Share of the last 500 latencies that lay within the interval predicted for them, which promises 0.9.",

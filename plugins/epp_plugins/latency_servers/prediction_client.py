@@ -100,7 +100,10 @@ class PredictionClient:
                 raise NoPrediction("busy", f"{self.calls} calls to prediction servers are under way")
             batch = self._open = self._begin()
         at = batch.add(features)
-        said = await batch.work
+        try:
+            said = await batch.work
+        except OutsideError as error:
+            raise NoPrediction("unavailable", str(error)) from error
         return said[:, at : at + len(features)]
 
     def _begin(self) -> _Batch:

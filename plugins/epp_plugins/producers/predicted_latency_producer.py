@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from time import perf_counter
 from typing import Annotated, Final, Self
 
@@ -41,10 +41,12 @@ from epp.api import (
 from epp_plugins.latency.course import NO_BODY, Course, lesson
 from epp_plugins.latency.learner import Learner
 from epp_plugins.latency.ledger import Charge, Ledger
-from epp_plugins.latency.metrics import TRAINING_ONLY, UNTRAINED, LatencyMetrics
+from epp_plugins.latency.metrics import TRAINING_ONLY, UNAVAILABLE, UNTRAINED, LatencyMetrics
 from epp_plugins.latency.rows import Rows, uncached_tokens
 from epp_plugins.latency.running_slos import RunningSlos
 from epp_plugins.latency.slo import NO_SLO, Slo, SloReader
+from epp_plugins.latency_servers.prediction_client import NoPrediction, PredictionClient
+from epp_plugins.latency_servers.servers import prediction_client, training_client
 from epp_predictor.features import POD_TYPES
 from epp_predictor.predictor import Decision, Prediction
 
@@ -53,6 +55,7 @@ _STALE_S: Final = 0.02
 """A request that waited longer than this between prediction and pick is looked at again."""
 _PREFILL: Final = "prefill"  # profile and role
 _LONGEST_S: Final = 60.0
+_MOST_ROWS: Final = 10_000  # that servers take at once
 _BODILESS: Final = 100  # responses without bodies, and none with one, before somebody is told
 
 
@@ -65,6 +68,7 @@ class _Asked(msgspec.Struct):
     slo: Slo
     made_s: float
     took_s: float
+    is_from_server: bool = False
 
 
 class PredictedLatencyProducer(
@@ -89,6 +93,11 @@ class PredictedLatencyProducer(
     tightest SLO of the request and of those that run on the endpoint, times `sloBufferFactor`; endpoints with the role prefill
     have none.
 
+    With `predictionServerUrl` such a server (`epp-predictor serve`, or llm-d's) is asked instead, within
+    `predictionDeadlineMs`; its answers are calibrated here, and intervals are unknown until twenty requests have shown how far
+    off it is. Requests of one `coalesceWindowMs` share a call. A server that fails is left alone for a second, then two, up to
+    thirty, and nothing is predicted. `trainingServerUrl` gets the samples, up to `maxSampleSize` every `flushIntervalSec`.
+
     `predictInProduce: false` learns only. `endpointRoleLabel` names the label whose value `prefill` or `decode` is a feature;
     where a profile `prefill` picks an endpoint of its own, TTFT is learnt for that. `useEncoderCacheFeatures` adds what
     caches of encoded media hold. `streamingMode`, `contextTTL`, `inFlightLoadProducerName` and the deprecated `samplingMean`
@@ -110,6 +119,15 @@ class PredictedLatencyProducer(
         prefix_match_info_producer_name: str = ""
         in_flight_load_producer_name: str = ""
         encoder_cache_match_info_producer_name: str = ""
+        prediction_server_url: str = ""  # several with commas between them
+        training_server_url: str = ""
+        prediction_deadline_ms: Annotated[float, msgspec.Meta(gt=0)] = 20.0
+        coalesce_window_ms: Annotated[float, msgspec.Meta(ge=0)] = 1.0
+        max_coalesced_rows: Annotated[int, msgspec.Meta(ge=0)] = 0  # 0: as many as servers take
+        max_concurrent_dispatches: Annotated[int, msgspec.Meta(gt=0)] = 36
+        max_sample_size: Annotated[int, msgspec.Meta(gt=0)] = 1000
+        flush_interval_sec: Annotated[float, msgspec.Meta(gt=0)] = 1.0
+        http_timeout_sec: Annotated[float, msgspec.Meta(gt=0)] = 10.0
         sampling_mean: float = 1000.0
         max_decode_token_samples_for_prediction: int = 0
 
@@ -125,9 +143,25 @@ class PredictedLatencyProducer(
             if params.use_encoder_cache_features
             else ""
         )
+        self._predictions = prediction_client(
+            handle,
+            params.prediction_server_url,
+            window_ms=params.coalesce_window_ms,
+            deadline_ms=params.prediction_deadline_ms,
+            most_rows=params.max_coalesced_rows or _MOST_ROWS,
+            most_calls=params.max_concurrent_dispatches,
+        )
+        self._samples = training_client(
+            handle,
+            params.training_server_url,
+            interval_s=params.flush_interval_sec,
+            most=params.max_sample_size,
+            timeout_s=params.http_timeout_sec,
+        )
         self._learner = Learner(handle)
         self._slos = SloReader(handle)
         self._metrics = LatencyMetrics(handle, self.type)
+        self._learner.also = None if self._samples is None else self._samples.add
         self._use(Ledger(), RunningSlos())
         self._budgets: Floats = np.full(0, math.inf)
         self._polling: Job | None = None
@@ -157,7 +191,7 @@ class PredictedLatencyProducer(
 
     # --- before the pick -----------------------------------------------------------------------------------------------------
 
-    def produce(self, request: Request, candidates: Candidates) -> None:
+    def produce(self, request: Request, candidates: Candidates) -> Awaitable[None] | None:
         now_s = self._clock()
         before = perf_counter()
         self._ledger.catch_up(now_s)
@@ -166,21 +200,41 @@ class PredictedLatencyProducer(
         request.state[self] = asked
         if not self.params.predict_in_produce:
             self._metrics.fell_back(TRAINING_ONLY)
-            return
-        prediction = asked.prediction = self._learner.predict(features, candidates.rows)
+            return None
+        if self._predictions is not None and self._predictions.is_available:
+            return self._ask(self._predictions, request, asked, before)
+        if self._predictions is not None:
+            self._metrics.fell_back(UNAVAILABLE)
+        self._publish(request, asked, self._learner.predict(features, candidates.rows), before)
+        return None
+
+    async def _ask(self, servers: PredictionClient, request: Request, asked: _Asked, before: float) -> None:
+        """What servers say, calibrated here; where they say nothing in time, this process's own model, if it has one."""
+        features, rows = asked.features, asked.candidates.rows
+        try:
+            prediction = self._learner.calibrate(await servers.predict(features), features, rows)
+            asked.is_from_server = True
+        except NoPrediction as error:
+            self._metrics.fell_back(error.reason)
+            prediction = self._learner.predict(features, rows)
+        self._publish(request, asked, prediction, before)
+
+    def _publish(self, request: Request, asked: _Asked, prediction: Prediction, before: float) -> None:
+        asked.prediction = prediction
         if prediction.ttft is None and prediction.tpot is None:
-            self._metrics.fell_back(UNTRAINED)
+            if self._predictions is None:
+                self._metrics.fell_back(UNTRAINED)
             return
-        request.data[self._key] = self._published(prediction, candidates, asked.slo)
+        request.data[self._key] = self._published(prediction, asked.candidates, asked.slo)
         asked.took_s = perf_counter() - before
 
     def _published(self, prediction: Prediction, candidates: Candidates, slo: Slo) -> LatencyPrediction:
         capacity = self.handle.fleet.capacity
         ms = np.full((6, capacity), math.nan)
-        if prediction.ttft is not None:
-            ms[:3, candidates.rows] = prediction.ttft.levels_ms
-        if prediction.tpot is not None:
-            ms[3:, candidates.rows] = prediction.tpot.levels_ms
+        for at, estimate in ((0, prediction.ttft), (3, prediction.tpot)):
+            if estimate is not None:
+                levels = 3 if estimate.is_calibrated else 1
+                ms[at : at + levels, candidates.rows] = estimate.levels_ms[:levels]
         return LatencyPrediction(
             ms[0], ms[1], ms[2], ms[3], ms[4], ms[5], self._budgets_ms(slo, capacity), slo.ttft_ms, slo.tpot_ms
         )
@@ -204,7 +258,7 @@ class PredictedLatencyProducer(
             return
         now_s = self._clock()
         target, reader = result.target, _prefill_endpoint(result)
-        if now_s - asked.made_s > _STALE_S:
+        if now_s - asked.made_s > _STALE_S and not asked.is_from_server:
             # What was seen when it was predicted is no longer what the pick has seen.
             asked.candidates = request.candidates or asked.candidates
             asked.features = self._rows.make(request, asked.candidates, now_s)
@@ -313,12 +367,19 @@ class PredictedLatencyProducer(
     # --- training ------------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        self._learner.start()
+        if self._samples is not None:
+            self._samples.start()
+        if self._predictions is None:
+            self._learner.start()
+        else:
+            self._learner.close()
         self._polling = self.handle.outside.spawn(self._poll(), name=f"training of {self.name}")
 
     def stop(self) -> None:
         if self._polling is not None:
             self._polling.cancel()
+        if self._samples is not None:
+            self._samples.close()
         if not self._given_away:
             self._learner.close()
 
@@ -339,6 +400,7 @@ class PredictedLatencyProducer(
     def take_over(self, predecessor: Self) -> None:
         """Go on with the very same model, process and counts: requests that began before end on them."""
         self._learner = predecessor._learner
+        self._learner.also = None if self._samples is None else self._samples.add
         self._metrics = predecessor._metrics
         self._bodiless = predecessor._bodiless
         self._use(predecessor._ledger, predecessor._running)
