@@ -136,7 +136,7 @@ rollingUpdate: {maxSurge: 1, maxUnavailable: 0}
 {{- end -}}
 
 {{- define "epplib.image" -}}
-{{ with .registry }}{{ . }}/{{ end }}{{ .repository }}:{{ .tag }}
+{{ with .registry }}{{ . }}/{{ end }}{{ .repository }}{{ with .tag }}:{{ . }}{{ end }}
 {{- end -}}
 
 {{- /* Arguments of `epp run`, which is the image's entry point. What the chart would pass is left out where flags say it. */ -}}
