@@ -16,9 +16,10 @@ from typing import Any, Final
 from epp import version
 from epp.api import ConfigError, Plugin, host_port
 from epp.app_collecting import Collecting, make_collecting
+from epp.app_kubernetes import connect, make_discovery
 from epp.app_reload import Reloader
 from epp.cli.http2_limits import limits
-from epp.cli.options import NO_KUBERNETES, NO_SOURCE, RunOptions, Source, Transport, UsageError
+from epp.cli.options import NO_SOURCE, RunOptions, Source, Transport, UsageError
 from epp.config import Environment, Loaded, Pipeline, Registry, build, describe, load_default, load_file, load_text
 from epp.config.resolved import DataLayer
 from epp.data.datastore import Datastore
@@ -26,6 +27,9 @@ from epp.director.director import Director
 from epp.director.encoding import Encodings
 from epp.discovery.config_file import ConfigFileWatch
 from epp.discovery.file import FileDiscovery
+from epp.discovery.kubernetes.api import Api
+from epp.discovery.kubernetes.credentials import CredentialsError
+from epp.discovery.kubernetes.discovery import KubernetesDiscovery
 from epp.discovery.object_files import Pool
 from epp.discovery.objects import ObjectDiscovery
 from epp.discovery.static import parse_endpoints
@@ -122,6 +126,8 @@ class Service:
         self._reloader = Reloader(self.director, self.registry, self.environment)
         self._config_watch = self._make_config_watch(loaded)
         self._objects = self._make_objects()
+        self._kube_api: Api | None = None
+        self._kubernetes: KubernetesDiscovery | None = None
         self._state_dir = StateDir(Path(options.state_dir)) if options.state_dir else None
         self._service = ExtProc(self.director, max_body_bytes=options.max_request_body_bytes)
         self._ext_proc: LeanServer | GrpcServer | None = None
@@ -154,6 +160,8 @@ class Service:
             self._file_discovery.load()
             if self._follow_file(pipeline):
                 self._spawn(self._file_discovery.watch(), "file discovery")
+        elif options.source in (Source.POOL, Source.SELECTOR):
+            await self._follow_kubernetes()
         else:
             self.datastore.replace_all(parse_endpoints(options.endpoints))
             self.datastore.synced = True
@@ -223,6 +231,8 @@ class Service:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._kube_api is not None:
+            await self._kube_api.close()
         await self._collecting.close()
         self._reloader.stop_background()
         await self.outside.close()
@@ -233,7 +243,13 @@ class Service:
         """What an operator should know though requests are served: files that are wrong, changes that wait."""
         objects = self._objects.problems if self._objects is not None else ()
         state = self._state_dir.problems if self._state_dir is not None else ()
-        return [*self._reloader.notes(), *(f"objects: {p}" for p in objects), *(f"state: {p}" for p in state)]
+        kubernetes = self._kubernetes.notes() if self._kubernetes is not None else ()
+        return [
+            *self._reloader.notes(),
+            *kubernetes,
+            *(f"objects: {p}" for p in objects),
+            *(f"state: {p}" for p in state),
+        ]
 
     @property
     def metrics_port(self) -> int:
@@ -259,11 +275,22 @@ class Service:
     def _check_source(self) -> None:
         if self._file_discovery is not None:
             return
-        source = self._options.source
-        if source in (Source.POOL, Source.SELECTOR):
-            raise UsageError(NO_KUBERNETES)
-        if source is Source.UNSAID:
+        if self._options.source is Source.UNSAID:
             raise UsageError(NO_SOURCE)
+
+    async def _follow_kubernetes(self) -> None:
+        def synced(value: bool) -> None:
+            self.health.synced = value
+
+        try:
+            self._kube_api = await connect(self._options)
+        except CredentialsError as error:
+            raise ConfigError(f"Kubernetes: {error}") from error
+        self._kubernetes = make_discovery(
+            self._kube_api, self._options, self.datastore, synced=synced, clock=self._clock, rng=self._random
+        )
+        self.recorder.watch_kubernetes(self._kubernetes.statuses)
+        self._spawn(self._kubernetes.run(), "Kubernetes discovery")
 
     def _make_file_discovery(self, pipeline: Pipeline) -> FileDiscovery | None:
         plugin = _discovery_plugin(pipeline)

@@ -20,7 +20,7 @@ class Endpoint:
 
     `row` is its row in the fleet's columns for as long as `alive` is true. Numbers that change (queue, KV usage, in-flight
     counts) live in those columns; what is not a number lives here: `lora_active` and `lora_waiting` (adapter names),
-    `attributes` (whatever a data source puts there, by name).
+    `attributes` (whatever a data source puts there, by name). `node_address` is that of the machine, "" where it is not known.
     """
 
     __slots__ = (
@@ -34,6 +34,7 @@ class Endpoint:
         "metrics_host_port",
         "name",
         "namespace",
+        "node_address",
         "pod_name",
         "port",
         "row",
@@ -49,6 +50,7 @@ class Endpoint:
         labels: Mapping[str, str] | None = None,
         pod_name: str = "",
         metrics_host_port: str = "",
+        node_address: str = "",
     ) -> None:
         try:
             ipaddress.ip_address(address)
@@ -64,6 +66,7 @@ class Endpoint:
         self.pod_name = pod_name or name
         self.host_port = host_port(address, port)
         self.metrics_host_port = metrics_host_port or self.host_port
+        self.node_address = node_address
         self.row = -1
         self.alive = False
         self.lora_active: frozenset[str] = _NO_NAMES

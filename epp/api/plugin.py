@@ -318,6 +318,7 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True):
     max_body_bytes: int = 16 << 20
     address_label: str = ""  # labels of an endpoint that, where it has them, say where to fetch instead
     port_label: str = ""
+    use_node_address: bool = False  # from the machine that the endpoint is on, where it is known
 
 
 class DataSource(Plugin):
@@ -351,6 +352,9 @@ class EndpointListener(Plugin):
 
     def endpoint_removed(self, endpoint: Endpoint) -> None:
         """Called before the row may be reused."""
+
+    def endpoint_relabelled(self, endpoint: Endpoint) -> None:
+        """The same endpoint has other labels."""
 
 
 class StateKeeper(Plugin):

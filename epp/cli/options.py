@@ -33,7 +33,6 @@ from epp.cli.flags import (
 from epp.cli.http2_limits import Setting, limits, parse_limit
 
 __all__ = [
-    "NO_KUBERNETES",
     "NO_SOURCE",
     "HelpRequested",
     "MetricSpecs",
@@ -45,12 +44,11 @@ __all__ = [
     "parse",
 ]
 
-# What the app says when neither the command line nor the configuration gives endpoints, or when only Kubernetes would.
+# What the app says when neither the command line nor the configuration gives endpoints.
 NO_SOURCE: Final = (
     "either pool-name or endpoint-selector must be set, or --endpoint HOST:PORT, "
     "or a file-discovery plugin in the configuration"
 )
-NO_KUBERNETES: Final = "Kubernetes discovery is not part of this version; use --endpoint or file-discovery"
 
 MIN_REFRESH_S: Final = 0.05
 MAX_TARGET_PORTS: Final = 8  # InferencePool v1: spec.targetPorts has at most 8 items
@@ -98,6 +96,8 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     pool_group: str = "inference.networking.k8s.io"
     endpoint_selector: str = ""
     endpoint_target_ports: tuple[int, ...] = ()
+    kubeconfig: str = ""
+    kube_context: str = ""
     objects_dir: str = ""
     disable_endpoint_subset_filter: bool = False
     emit_endpoint_scores: bool = False
@@ -193,18 +193,30 @@ GROUPS: Final = (
         ),
     ),
     Group(
-        "Endpoints: --endpoint, or a file-discovery plugin in the configuration",
+        "Endpoints: --pool-name, --endpoint-selector, --endpoint, or a file-discovery plugin in the configuration",
         (
             _listed("endpoint", "a model server; may be repeated", unit="[NAME=]HOST:PORT[,...]", field="endpoints"),
             text(
-                "pool-name", "", "name of the InferencePool; with --endpoint or file-discovery only a label of metrics"
+                "pool-name",
+                "",
+                "the InferencePool whose Pods to serve; with --endpoint or file-discovery only a label of metrics",
             ),
             text("pool-namespace", "", "the pool's namespace; without it the environment's NAMESPACE, else default"),
-            text("pool-group", RunOptions().pool_group, "API group of the InferencePool", note=NO_EFFECT),
+            text("pool-group", RunOptions().pool_group, "API group of the InferencePool"),
             text(
-                "endpoint-selector", "", "pods to serve, by labels, instead of a pool", unit="SELECTOR", note=NO_EFFECT
+                "endpoint-selector",
+                "",
+                "Pods to serve, by labels, instead of a pool: app=vllm,tier in (a,b),!draft",
+                unit="SELECTOR",
             ),
-            items("endpoint-target-ports", "ports of those pods, 1 to 8", integer, unit="PORT[,...]", note=NO_EFFECT),
+            items("endpoint-target-ports", "ports of those Pods, 1 to 8", integer, unit="PORT[,...]"),
+            text(
+                "kubeconfig",
+                "",
+                "how to reach the API server; without it KUBECONFIG, the Pod's service account, ~/.kube/config",
+                unit="FILE",
+            ),
+            text("kube-context", "", "the context of that file to use; without it the current one", unit="NAME"),
             text(
                 "objects",
                 "",
@@ -420,7 +432,7 @@ def _check(options: RunOptions) -> None:
         if not 1 <= len(ports) <= MAX_TARGET_PORTS:
             raise UsageError(f'flag "endpoint-target-ports" should have length from 1 to {MAX_TARGET_PORTS}')
         for port in ports:
-            if not 0 <= port <= 65535:
+            if not 1 <= port <= 65535:
                 raise UsageError(f'invalid port number {port} in "endpoint-target-ports"')
     if options.config_file and options.config_text:
         raise UsageError('both the "config-file" and "config-text" flags cannot be set at the same time')

@@ -76,6 +76,15 @@ def read_document(text: str, problems: Problems) -> Node | None:
     return tree.root
 
 
+def node_of(value: Any) -> Node:
+    """The opposite of `plain`, for values that were read as JSON elsewhere. Nobody knows their lines: 0."""
+    if isinstance(value, dict):
+        return Fields({str(name): Field(node_of(v), 0, 0) for name, v in value.items()}, 0, 0)
+    if isinstance(value, list):
+        return Items([node_of(v) for v in value], 0, 0)
+    return Scalar(value, 0, 0)
+
+
 def plain(node: Node) -> Any:
     """`node` as Python values. A null in a mapping means that the field is not there (as in the Go EPP) and is dropped."""
     if isinstance(node, Scalar):

@@ -114,6 +114,13 @@ class Collector:
             if not scraper.finished:
                 self._stopping.add(scraper)
 
+    def endpoint_relabelled(self, endpoint: Endpoint) -> None:
+        """Labels may say where to fetch from. Another address begins anew, as if the endpoint had just come."""
+        scraper = self._scrapers.get(endpoint)
+        if scraper is not None and scraper.address != self._source.address(endpoint):
+            self.endpoint_removed(endpoint)
+            self.endpoint_added(endpoint)
+
     async def close(self) -> None:
         """Stop everything. Returns once all sockets are closed."""
         self._closed = True

@@ -6,6 +6,7 @@ row and counters), and tells listeners. All calls come from the event loop's thr
 
 from __future__ import annotations
 
+import enum
 import logging
 import random
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,6 +33,18 @@ class Listener(Protocol):
     def endpoint_removed(self, endpoint: Endpoint) -> None:
         """`endpoint` has its row still; afterwards the row may be another's."""
         ...
+
+    def endpoint_relabelled(self, endpoint: Endpoint) -> None:
+        """`endpoint` is the same one and has other labels."""
+        ...
+
+
+class News(enum.Enum):
+    """What a listener is told of an endpoint."""
+
+    ADDED = "came"
+    REMOVED = "went"
+    RELABELLED = "has other labels"
 
 
 class Changes(msgspec.Struct, frozen=True):
@@ -98,6 +111,12 @@ class Datastore:
         """Take the endpoint out; nothing happens when it is not there."""
         return self._apply({}, gone=(key,) if key in self._specs else ())
 
+    def change(self, wanted: Iterable[EndpointSpec], *, gone: Sequence[Key]) -> Changes:
+        """Take `gone` out, then bring `wanted` up to date: what is in both is another endpoint. Raises ConfigError."""
+        removed = self._apply({}, gone=[key for key in gone if key in self._specs]).removed
+        changes = self._apply({spec.key: spec for spec in wanted}, gone=())
+        return msgspec.structs.replace(changes, removed=changes.removed + removed)
+
     def replace_all(self, specs: Iterable[EndpointSpec]) -> Changes:
         """Make the endpoints those of `specs` (of equal keys the last). Raises ConfigError, changing nothing."""
         wanted = {spec.key: spec for spec in specs}
@@ -120,17 +139,18 @@ class Datastore:
             if key not in fresh and spec.labels != self._specs[key].labels:
                 self._endpoints[key].labels = dict(spec.labels)
                 relabelled += 1
+                self._tell(self._endpoints[key], News.RELABELLED)
         self._specs.update(wanted)
         for key, endpoint in fresh.items():
             self.fleet.add(endpoint)
             self._endpoints[key] = endpoint
-            self._tell(endpoint, added=True)
+            self._tell(endpoint, News.ADDED)
         return Changes(len(fresh), len(removed), relabelled)
 
     def _drop(self, key: Key) -> None:
         endpoint = self._endpoints.pop(key)
         del self._specs[key]
-        self._tell(endpoint, added=False)
+        self._tell(endpoint, News.REMOVED)
         self.fleet.remove(endpoint)
 
     # --- listeners -------------------------------------------------------------------------------------------------------
@@ -139,15 +159,15 @@ class Datastore:
         """Tell `listener` of the endpoints there are, and from now on of changes."""
         self._listeners.append(listener)
         for endpoint in self.endpoints:
-            _call(listener, endpoint, added=True)
+            _call(listener, endpoint, News.ADDED)
 
     def remove_listener(self, listener: Listener) -> None:
         """Tell it no more. It is not told that the endpoints are gone, because they are not."""
         self._listeners = [known for known in self._listeners if known is not listener]
 
-    def _tell(self, endpoint: Endpoint, *, added: bool) -> None:
+    def _tell(self, endpoint: Endpoint, news: News) -> None:
         for listener in self._listeners:
-            _call(listener, endpoint, added=added)
+            _call(listener, endpoint, news)
 
     def _subset_index(self) -> SubsetIndex:
         candidates = self.fleet.candidates()
@@ -161,12 +181,14 @@ def _stays(known: EndpointSpec | None, wanted: EndpointSpec) -> bool:
     return known is not None and msgspec.structs.replace(known, labels=wanted.labels) == wanted
 
 
-def _call(listener: Listener, endpoint: Endpoint, *, added: bool) -> None:
+def _call(listener: Listener, endpoint: Endpoint, news: News) -> None:
     """A listener that raises costs itself the news and nobody else."""
     try:
-        if added:
+        if news is News.ADDED:
             listener.endpoint_added(endpoint)
-        else:
+        elif news is News.REMOVED:
             listener.endpoint_removed(endpoint)
+        else:
+            listener.endpoint_relabelled(endpoint)
     except Exception:
-        _log.exception("%s could not be told that endpoint %s %s", listener, endpoint.name, "came" if added else "went")
+        _log.exception("%s could not be told that endpoint %s %s", listener, endpoint.name, news.value)

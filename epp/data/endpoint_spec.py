@@ -22,6 +22,7 @@ class EndpointSpec(msgspec.Struct, frozen=True):
     labels: Mapping[str, str] = msgspec.field(default_factory=dict)
     pod_name: str = ""  # "": same as the name
     metrics_host_port: str = ""  # "": same as address and port
+    node_address: str = ""  # "": it is not known where it runs
 
     @property
     def key(self) -> Key:
@@ -37,4 +38,5 @@ class EndpointSpec(msgspec.Struct, frozen=True):
             labels=self.labels,
             pod_name=self.pod_name,
             metrics_host_port=self.metrics_host_port,
+            node_address=self.node_address,
         )

@@ -30,6 +30,7 @@ class MetricsSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ren
     accept: str = "text/plain;version=0.0.4,*/*;q=0.1"
     address_label: str = ""  # labels of an endpoint that, where it has them, say where to fetch instead
     port_label: str = ""
+    use_node_address: bool = False
 
     def __post_init__(self) -> None:
         if self.path is not None:
@@ -40,6 +41,8 @@ class MetricsSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ren
     def address(self, endpoint: Endpoint) -> tuple[str, int]:
         """IP and port of the endpoint's metrics page."""
         host, _, port = endpoint.metrics_host_port.rpartition(":")
+        if self.use_node_address and endpoint.node_address:
+            host = endpoint.node_address
         host = endpoint.labels.get(self.address_label) or host.strip("[]")
         labelled = endpoint.labels.get(self.port_label, "")
         if labelled.isascii() and labelled.isdigit() and 1 <= int(labelled[:6]) <= 65535:

@@ -87,13 +87,13 @@ class Scraper:
 
     def __init__(self, name: str, address: tuple[str, int], target: Target, shared: Shared) -> None:
         self.target = target
+        self.address = address
         self.scrapes = 0
         self.failures = 0
         self.connections = 0  # opened so far
         self.body_bytes = 0
         self.last_error = ""
         self._name = name
-        self._address = address
         self._shared = shared
         self._pace = pace = shared.pace
         self._loop = asyncio.get_running_loop()
@@ -235,7 +235,7 @@ class Scraper:
         task.add_done_callback(partial(self._opened, connection))
 
     async def _open_connection(self, connection: HttpConnection) -> None:
-        host, port = self._address
+        host, port = self.address
         tls = self._shared.tls
         try:
             await self._loop.create_connection(

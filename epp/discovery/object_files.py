@@ -22,7 +22,7 @@ from typing import Final, TypeAlias, TypeVar
 
 import msgspec
 
-from epp.config.document import Fields, Node, is_null, read_document
+from epp.config.document import Fields, Node, is_null, node_of, read_document
 from epp.config.problems import Place, Problem, Problems, Severity, did_you_mean
 from epp.config.section import Section
 from epp.data.rewrites import ModelRewrite, RewriteRule, RewriteTarget
@@ -94,6 +94,11 @@ def parse_object_file(content: bytes, file: str, pool: Pool) -> ObjectFile:
     return _Reader(file, pool, problems).read(text)
 
 
+def parse_object(value: Mapping[str, object], name: str, pool: Pool) -> ObjectFile:
+    """The same for one object that has been read already; `name` is what problems call it."""
+    return _Reader(name, pool, Problems(name)).read_value(node_of(value))
+
+
 def keep_what_was(new: ObjectFile, old: Mapping[Identity, Object]) -> dict[Identity, Object]:
     """What a file gives after a change: `new`, and for each object that cannot be used its last good state.
 
@@ -137,6 +142,10 @@ class _Reader:
                 self._take(before)
             elif root is not None and not is_null(root):
                 self._read_node(root, Place("", root.line, root.column))
+        return ObjectFile(self._objects, frozenset(self._bad), self._unreadable, self._problems.found)
+
+    def read_value(self, node: Node) -> ObjectFile:
+        self._read_node(node, Place())
         return ObjectFile(self._objects, frozenset(self._bad), self._unreadable, self._problems.found)
 
     def _take(self, problems: Problems) -> None:

@@ -17,6 +17,7 @@ from prometheus_client.metrics_core import Metric
 from epp.api import Code, Endpoint, Fleet, Plugin, Request, Response, Termination
 from epp.observability.catalogue import Catalogue
 from epp.observability.exposition import Page
+from epp.observability.kubernetes import Followed, kubernetes_metrics
 from epp.observability.plugin_metrics import PluginMetrics
 from epp.observability.pool import PoolMetrics, ScrapeCounts, SourceCounts, scrape_metrics, source_metrics
 from epp.observability.series import OTHER, Counter, Names
@@ -291,6 +292,10 @@ class Recorder:
     def watch_sources(self, counts: SourceCounts) -> None:
         """Show how readings of data sources failed. Call it once."""
         self._page.add_source(lambda: source_metrics(counts))
+
+    def watch_kubernetes(self, statuses: Callable[[], Iterable[Followed]]) -> None:
+        """Show how the following of Kubernetes objects fares. Call it once."""
+        self._page.add_source(lambda: kubernetes_metrics(statuses))
 
     def config_loaded(self, config_hash: str) -> None:
         """This is the configuration in force."""

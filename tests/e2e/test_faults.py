@@ -240,7 +240,7 @@ async def test_a_busy_port_is_an_error_that_names_it(tmp_path: Path) -> None:
     ("arguments", "said"),
     [
         (["run"], "either pool-name or endpoint-selector must be set, or --endpoint"),
-        (["run", "--pool-name=p"], "Kubernetes discovery is not part of this version"),
+        (["run", "--pool-name=p", "--kubeconfig=/nonexistent"], "kubeconfig /nonexistent: there is no such file"),
         (["run", "--endpont=1.2.3.4:1"], "did you mean --endpoint?"),
         (["run", "--endpoint=1.2.3.4"], "no port; expected [NAME=]HOST:PORT"),
         (["run", "--endpoint=1.2.3.4:1", "--config-file=/nonexistent.yaml"], "/nonexistent.yaml"),

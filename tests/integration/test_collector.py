@@ -146,6 +146,22 @@ async def test_an_engines_label_decides_path_and_metrics_and_may_change() -> Non
         assert server.requests[-1].startswith(b"GET /metrics ")
 
 
+async def test_a_label_that_says_where_the_page_is_may_change() -> None:
+    source = MetricsSource(port_label="metricsPort")
+    async with (
+        serving(page(waiting(1))) as first,
+        serving(page(waiting(2))) as second,
+        collecting(source=source) as bench,
+    ):
+        endpoint = bench.add(first)
+        await eventually(lambda: bench.value(endpoint, WAITING_REQUESTS) == 1)
+
+        bench.add(first, metricsPort=str(second.port))
+
+        await eventually(lambda: bench.value(endpoint, WAITING_REQUESTS) == 2)
+        assert bench.store.get(("default", "a")) is endpoint
+
+
 async def test_without_a_label_the_page_tells_the_engine_even_after_a_change() -> None:
     async with serving(page((PAGES / "llamacpp-loaded.txt").read_bytes())) as server, collecting() as bench:
         endpoint = bench.add(server)

@@ -31,6 +31,7 @@ from epp.cli.options import GROUPS
 from epp.cli.quantity import format_bytes
 from epp.config import Registry
 from epp.config.catalogue import default_of, kind_order, kinds_of, paragraph_of, rule_of, sample
+from epp.discovery.kubernetes.discovery import WatchStatus
 from epp.http2 import Limits
 from epp.observability.catalogue import Catalogue
 from epp.observability.metrics import Recorder
@@ -161,6 +162,7 @@ def _computed() -> Iterator[tuple[list[str], str, str]]:
     recorder.watch_fleet(fleet, monotonic, 2.0, "pool")
     recorder.watch_scrapes(lambda: [("a", "ok", 1)])
     recorder.watch_sources(lambda: [("metrics-data-source", 1, {"core-metrics-extractor": 1})])
+    recorder.watch_kubernetes(lambda: [WatchStatus("Pod", 0.0, 1, 1, 1, {"gone": 1})])
     recorder.config_loaded("0123456789ab")
     page, _ = recorder.render()
     counted = _names(stream_metrics=True)

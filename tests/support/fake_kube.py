@@ -28,8 +28,27 @@ class Fault:
 
 @dataclass
 class Watcher:
+    """Somebody who watches. An object that stops to be selected is DELETED for it, as a real server tells it."""
+
     collection: str
+    labels: str = ""
+    fields: str = ""
     events: asyncio.Queue[Obj | None] = field(default_factory=asyncio.Queue)
+
+    def tell(self, event: Obj) -> None:
+        obj = event.get("object", {})
+        named = event.get("type") in ("ADDED", "MODIFIED") and obj.get("metadata", {}).get("name")
+        if named and not selected(obj, self.labels, self.fields):
+            event = {**event, "type": "DELETED"}
+        self.events.put_nowait(event)
+
+
+def selected(obj: Obj, labels: str, fields: str) -> bool:
+    """Equality only, which is what pools ask for."""
+    metadata = obj["metadata"]
+    wanted = dict(part.split("=") for part in labels.split(",") if part)
+    named = fields.removeprefix("metadata.name=") in ("", metadata["name"])
+    return named and wanted.items() <= metadata.get("labels", {}).items()
 
 
 class FakeKube:
@@ -57,6 +76,15 @@ class FakeKube:
 
     # --- what is there -----------------------------------------------------------------------------------------------
 
+    def install(self, *collections: str) -> None:
+        """Serve these, and tell so where one asks which kinds there are."""
+        self.served |= set(collections)
+
+    def uninstall(self, *collections: str) -> None:
+        for collection in collections:
+            self.served.discard(collection)
+            self.objects.pop(collection, None)
+
     def put(self, collection: str, obj: Obj) -> Obj:
         """Create or change an object; watchers are told."""
         name = obj["metadata"]["name"]
@@ -78,7 +106,7 @@ class FakeKube:
         """Any event, however wrong, to those who watch now."""
         for watcher in self._watchers:
             if watcher.collection == collection:
-                watcher.events.put_nowait(event)
+                watcher.tell(event)
 
     def bookmark(self, collection: str) -> None:
         self.say(collection, {"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": str(self.revision)}}})
@@ -136,6 +164,9 @@ class FakeKube:
             self._runner = None
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
+        discovered = self._discover(request.path)
+        if discovered is not None:
+            return web.json_response(discovered) if discovered else _status(404, "NotFound")
         collection, name = self._place(request.path)
         plural = collection.rsplit("/", 1)[-1]
         watch = request.query.get("watch") == "true"
@@ -154,6 +185,16 @@ class FakeKube:
         if verb == "list":
             return self._list(request, collection)
         return await self._one(request, collection, name)
+
+    def _discover(self, path: str) -> Obj | None:
+        """Versions of a group, or kinds of a version; empty when there are none. None: it is not that what is asked for."""
+        parts = path.strip("/").split("/")
+        if parts[0] != "apis" or len(parts) not in (2, 3):
+            return None
+        kinds = [c.strip("/").split("/") for c in self.served if c.startswith("/".join(("", *parts, "")))]
+        if len(parts) == 2:
+            return {"versions": [{"version": v} for v in sorted({k[2] for k in kinds})]} if kinds else {}
+        return {"resources": [{"name": k[-1]} for k in kinds]} if kinds else {}
 
     def _place(self, path: str) -> tuple[str, str]:
         if path in self.served:
@@ -180,8 +221,12 @@ class FakeKube:
     def _list(self, request: web.Request, collection: str) -> web.Response:
         limit = int(request.query.get("limit", "0")) or 1_000_000
         token = request.query.get("continue")
+        labels, fields = request.query.get("labelSelector", ""), request.query.get("fieldSelector", "")
         if token is None:
-            revision, rest = self.revision, list(self.objects[collection].values())
+            revision, rest = (
+                self.revision,
+                [o for o in self.objects[collection].values() if selected(o, labels, fields)],
+            )
         elif token in self._snapshots:
             revision, rest = self._snapshots.pop(token)
         else:
@@ -201,10 +246,10 @@ class FakeKube:
         if since < self.oldest:
             gone = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version"}
             return web.Response(text=json.dumps({"type": "ERROR", "object": gone}) + "\n")
-        watcher = Watcher(collection)
+        watcher = Watcher(collection, request.query.get("labelSelector", ""), request.query.get("fieldSelector", ""))
         for revision, event in self._history[collection]:
             if revision > since:
-                watcher.events.put_nowait(event)
+                watcher.tell(event)
         self._watchers.append(watcher)
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         try:

@@ -7,7 +7,8 @@ needs (`RawObject`); who asks for one gets a dict.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+import socket
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from urllib.parse import urlencode
 
@@ -15,7 +16,7 @@ import aiohttp
 import msgspec
 
 from epp.discovery.kubernetes.credentials import Source, load
-from epp.discovery.kubernetes.errors import ApiError, Gone, Rule, Status, Unauthorized, Unavailable, error_of
+from epp.discovery.kubernetes.errors import ApiError, Gone, Rule, Silent, Status, Unauthorized, Unavailable, error_of
 from epp.discovery.kubernetes.resources import Resource
 
 if TYPE_CHECKING:
@@ -149,11 +150,13 @@ class Api:
         selectors: Mapping[str, str] | None = None,
         lasts_s: int,
         silence_s: float,
+        opened: Callable[[], None] | None = None,
     ) -> AsyncGenerator[list[WatchEvent], None]:
         """What happens after `resource_version`, as it comes: some events at a time, until the server ends it.
 
-        The server is asked to end it after `lasts_s`, and to send bookmarks. Raises Unavailable when nothing at all comes
-        for `silence_s`, and Gone when the version is too old. Close the iterator (aclosing) when done.
+        The server is asked to end it after `lasts_s`, and to send bookmarks. Raises Silent when nothing at all comes
+        for `silence_s`, and Gone when the version is too old. `opened` is called once the server has agreed to watch. Close the
+        iterator (aclosing) when done.
         """
         query = {
             **(selectors or {}),
@@ -165,6 +168,9 @@ class Api:
         rule = _rule(resource, "watch")
         timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT_S, sock_read=silence_s)
         async with self._answer("GET", resource.path(), rule, query=query, timeout=timeout) as response:
+            _keep_alive(response)
+            if opened is not None:
+                opened()
             rest = b""
             while chunk := await _chunk(response, rule):
                 *lines, rest = (rest + chunk).split(b"\n")
@@ -324,6 +330,18 @@ def _event(line: bytes, rule: Rule) -> WatchEvent:
     raise error_of(status, rule, {})
 
 
+def _keep_alive(response: aiohttp.ClientResponse) -> None:
+    """A peer that has died without a word is found out within half a minute; the system's own default is two hours."""
+    transport = response.connection.transport if response.connection is not None else None
+    sock = transport.get_extra_info("socket") if transport is not None else None
+    if sock is None:
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, seconds in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
+        if hasattr(socket, name):  # not on every system
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), seconds)
+
+
 async def _read(response: aiohttp.ClientResponse, rule: Rule) -> bytes:
     try:
         return await response.read()
@@ -336,7 +354,7 @@ async def _chunk(response: aiohttp.ClientResponse, rule: Rule) -> bytes:
     try:
         return await response.content.readany()
     except TimeoutError as error:
-        raise Unavailable(f"watch {rule.resource}: the server has said nothing for too long") from error
+        raise Silent(f"watch {rule.resource}: the server has said nothing for too long") from error
     except (aiohttp.ClientError, OSError) as error:
         raise Unavailable(f"watch {rule.resource}: {type(error).__name__}: {error}") from error
 

@@ -24,6 +24,10 @@ class Unavailable(ApiError):
     """No answer, half of one, or one that says that the server cannot: ask again later."""
 
 
+class Silent(Unavailable):
+    """A watch is open and brings nothing, not even the bookmarks that were asked for: perhaps nobody is there."""
+
+
 class TooManyRequests(Unavailable):
     """The server asks to wait for `retry_after_s` seconds."""
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from epp.api import ConfigError, Handle
+import msgspec
+
+from epp.api import Fetch
 from epp_plugins.datalayer.fetching import HttpDataSource, HttpParams, Port
 
 
 class DcgmDataSource(HttpDataSource):
-    """Gets the page of the exporter beside every endpoint: the endpoint's address, `port` 9400.
+    """Gets the page of the exporter beside every endpoint: `port` 9400 of the endpoint's address, or with `useNodeAddress` of
+    the node's that its Pod runs on (a DaemonSet of exporters with host ports).
 
-    Parameters as those of metrics-data-source and of the Go EPP's dcgm-data-source. `useNodeAddress` needs the addresses of
-    Kubernetes' nodes, which are not known here.
+    Parameters as those of metrics-data-source and of the Go EPP's dcgm-data-source. Without Kubernetes no nodes are known, and
+    the endpoint's address is used.
     """
 
     type = "dcgm-data-source"
@@ -21,9 +24,5 @@ class DcgmDataSource(HttpDataSource):
         interval: str = "1s"
         use_node_address: bool = False
 
-    def __init__(self, params: Params, handle: Handle) -> None:
-        super().__init__(params, handle)
-        if params.use_node_address:
-            raise ConfigError(
-                "useNodeAddress: the addresses of nodes are not known; run the exporter beside the server"
-            )
+    def fetch(self) -> Fetch:
+        return msgspec.structs.replace(super().fetch(), use_node_address=self.params.use_node_address)

@@ -26,6 +26,9 @@ class Recorder:
     def endpoint_removed(self, endpoint: Endpoint) -> None:
         self._note("removed", endpoint)
 
+    def endpoint_relabelled(self, endpoint: Endpoint) -> None:
+        self._note("relabelled", endpoint)
+
     def _note(self, what: str, endpoint: Endpoint) -> None:
         self.news.append((what, endpoint.name, self.store.fleet.endpoints[endpoint.row] is endpoint))
 
@@ -55,6 +58,29 @@ def test_labels_change_in_place() -> None:
     assert before is not None
     assert before.labels == {"role": "decode"}
     assert changes == Changes(relabelled=1)
+
+
+def test_listeners_are_told_of_other_labels() -> None:
+    store = Datastore()
+    recorder = Recorder(store)
+    store.add_listener(recorder)
+    store.upsert(spec("a", role="prefill"))
+
+    store.upsert(spec("a", role="decode"))
+
+    assert recorder.news == [("added", "a", True), ("relabelled", "a", True)]
+
+
+def test_what_goes_and_comes_in_one_change_is_another_endpoint() -> None:
+    store = Datastore()
+    store.replace_all([spec("a"), spec("b", "10.0.0.2")])
+    before = store.get(("default", "a"))
+
+    changes = store.change([spec("a")], gone=[("default", "a"), ("default", "nobody")])
+
+    assert store.get(("default", "a")) is not before
+    assert changes == Changes(added=1, removed=1)
+    assert len(store) == 2
 
 
 @pytest.mark.parametrize("changed", [spec("a", "10.0.0.9"), spec("a", port=8001)])

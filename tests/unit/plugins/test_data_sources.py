@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from epp.api import ConfigError, DataSource
+from epp.api import ConfigError, DataSource, Endpoint
+from epp.data.metrics_source import MetricsSource
 from epp_plugins.datalayer.dcgm_data_source import DcgmDataSource
 from epp_plugins.datalayer.metrics_data_source import MetricsDataSource
 from epp_plugins.datalayer.models_data_source import ModelsDataSource
@@ -55,6 +56,9 @@ def test_wrong_parameters_are_refused(cls: type[DataSource], parameters: dict[st
         make_plugin(cls, **parameters)
 
 
-def test_nodes_of_kubernetes_are_not_known() -> None:
-    with pytest.raises(ConfigError, match="useNodeAddress"):
-        make_plugin(DcgmDataSource, useNodeAddress=True)
+@pytest.mark.parametrize(("node", "expected"), [("192.168.0.7", "192.168.0.7"), ("", "10.0.0.1")])
+def test_an_exporter_that_runs_once_a_node_is_asked_at_the_nodes_address(node: str, expected: str) -> None:
+    fetch = make_plugin(DcgmDataSource, useNodeAddress=True).fetch()
+    source = MetricsSource(port=fetch.port, use_node_address=fetch.use_node_address)
+
+    assert source.address(Endpoint("a", "10.0.0.1", 8000, node_address=node)) == (expected, 9400)
