@@ -38,7 +38,7 @@ from epp.observability.explain import Decisions
 from epp.observability.explain_page import ExplainPage
 from epp.observability.logs import INFO, log_event
 from epp.observability.metrics import Recorder
-from epp.observability.state import endpoints_state, plugins_state
+from epp.observability.state import endpoints_state, exported, plugins_state
 from epp.outside import World
 from epp.server.grpcio import GrpcServer
 from epp.server.health import HealthState
@@ -386,6 +386,7 @@ class Service:
             ),
             config=lambda: (describe(self.director.pipeline), self.director.pipeline.config_hash),
             plugins=lambda: plugins_state(self.director.pipeline.plugins),
+            export=lambda name: exported(self.director.pipeline.plugins, name),
             requests=self.director.request_log.recent,
             explain=ExplainPage(self.director.decisions) if self.director.decisions.keeps else None,
             notes=self.notes,

@@ -395,6 +395,16 @@ class Background(Plugin):
         """The last request that may use it has ended, or the service stops. Close and cancel whatever was begun."""
 
 
+class Exporter(Plugin):
+    """Hands out what it knows as a file: `/debug/plugins/export/<name>`."""
+
+    content_type: ClassVar[str] = "application/octet-stream"
+
+    def export(self) -> Iterable[bytes]:
+        """The file in pieces, each made within a millisecond or so. Requests are decided between two pieces."""
+        raise NotImplementedError
+
+
 class StateDumper(Plugin):
     """Shows its state on `/debug/plugins/state`."""
 

@@ -22,6 +22,7 @@ Commands:
   schema        print the JSON Schema of configurations, for editors
   new-plugin    write the beginning of a plugin package: a module, its test, its pyproject.toml
   explain       tell why a running EPP chose an endpoint, and why not the others
+  predictor     how the latency predictor does: its state, its errors, its observations as CSV, a page with pictures
   envoy-config  write an Envoy configuration that asks the EPP, with the body modes that its plugins need
   demo          a real Envoy, four real llama.cpp servers and the EPP, on loopback
   sim           simulated model servers, for tests
@@ -91,6 +92,12 @@ def _explain(arguments: Sequence[str]) -> int:
     return explain(arguments)
 
 
+def _predictor(arguments: Sequence[str]) -> int:
+    from epp.cli.predictor import predictor
+
+    return predictor(arguments)
+
+
 def _envoy_config(arguments: Sequence[str]) -> int:
     from epp.cli.envoy_config import envoy_config
 
@@ -117,6 +124,7 @@ _COMMANDS: Final[Mapping[str, Callable[[Sequence[str]], int]]] = {
     "plugins": _plugins,
     "schema": _schema,
     "new-plugin": _new_plugin,
+    "predictor": _predictor,
     "envoy-config": _envoy_config,
     "demo": _demo,
     "sim": _sim,

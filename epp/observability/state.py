@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Final
 
-from epp.api import METRICS_UPDATED_S, Endpoint, Fleet, Plugin, StateDumper
+from epp.api import METRICS_UPDATED_S, Endpoint, Exporter, Fleet, Plugin, StateDumper
 from epp.observability.pool import ScrapeCounts
 
 _log: Final = logging.getLogger(__name__)
@@ -62,6 +62,12 @@ def plugins_state(plugins: Mapping[str, Plugin]) -> dict[str, object]:
             entry["message"] = f"no state: {type(error).__name__}"
         shown[name] = entry
     return {"timestamp": _timestamp(), "plugins": shown}
+
+
+def exported(plugins: Mapping[str, Plugin], name: str) -> tuple[Iterator[bytes], str] | None:
+    """What the plugin `name` hands out as a file, in pieces, and its content type. None: it hands out none."""
+    plugin = plugins.get(name)
+    return (iter(plugin.export()), plugin.content_type) if isinstance(plugin, Exporter) else None
 
 
 def _timestamp() -> str:

@@ -55,6 +55,8 @@ class Pages(msgspec.Struct, frozen=True):
     """The resolved configuration as text, and its hash."""
     plugins: Callable[[], Mapping[str, Any]]
     """`epp.observability.state.plugins_state`."""
+    export: Callable[[str], tuple[Iterator[bytes], str] | None]
+    """What the plugin of this name hands out as a file, in pieces, and its content type; None where there is none."""
     requests: Callable[[], Sequence[Mapping[str, Any]]]
     """The last requests, the latest first (`RequestLog.recent`)."""
     explain: ExplainPage | None = None
@@ -98,6 +100,20 @@ def build_app(pages: Pages) -> web.Application:
     async def plugins(request: web.Request) -> web.Response:
         return _json(pages.plugins())
 
+    async def export(request: web.Request) -> web.StreamResponse:
+        name = request.match_info["name"]
+        found = pages.export(name)
+        if found is None:
+            return _json({"error": f"no plugin {name!r} hands out a file"}, status=404)
+        pieces, content_type = found
+        response = web.StreamResponse(headers={"Content-Type": content_type})
+        await response.prepare(request)
+        for piece in pieces:
+            await response.write(piece)
+            await asyncio.sleep(0)  # as above
+        await response.write_eof()
+        return response
+
     async def requests(request: web.Request) -> web.Response:
         return _json({"requests": pages.requests()})
 
@@ -133,6 +149,7 @@ def build_app(pages: Pages) -> web.Application:
         "/debug/endpoints": endpoints,
         "/debug/config": config,
         "/debug/plugins/state": plugins,
+        "/debug/plugins/export/{name:.+}": export,
         "/debug/requests": requests,
         "/explain": explain,
         # Ids are the clients' to choose: one may hold slashes.

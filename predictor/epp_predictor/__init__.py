@@ -10,9 +10,10 @@ and `TrainingProcess` (which learns beside it). The modules, from the inside out
     model         prior times trees, for both targets                   drift       when the world has changed
     calibration   offsets and quantiles per endpoint                    trainer     when to fit, what to publish
     predictor     what an Endpoint Picker calls                         process     the trainer in a process of its own
-    snapshot, codec   what is published, as bytes and files             servers     the standalone servers (extra
-    `predictor`) dump          trees for people to look at                           cli         epp-predictor
-    train|serve
+    snapshot, codec   what is published, as bytes and files             history         observations, for people
+    evaluation    how good predictions were                             report          the same with pictures
+    dump          trees for people to look at                           servers         the standalone servers (extra)
+    cli           epp-predictor train|serve
 """
 
 from epp_predictor.calibration import UNKNOWN, Settings

@@ -389,6 +389,7 @@ async def page_of(page: Director | Changing | None) -> AsyncIterator[str]:
         endpoints=dict,
         config=lambda: ("", ""),
         plugins=dict,
+        export=lambda name: None,
         requests=lambda: (),
         explain=explain,
     )

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 
 import aiohttp
 import pytest
 
-from epp.api import METRICS_UPDATED_S, WAITING_REQUESTS, Endpoint, Fleet, StateDumper
+from epp.api import METRICS_UPDATED_S, WAITING_REQUESTS, Endpoint, Exporter, Fleet, StateDumper
 from epp.observability.explain import Decisions
 from epp.observability.metrics import Recorder
 from epp.observability.requests import RequestLog
-from epp.observability.state import endpoints_state, plugins_state
+from epp.observability.state import endpoints_state, exported, plugins_state
 from epp.server.health import HealthState
 from epp.server.http import HttpServer, Pages
 from epp.server.tls import Certificate, ssl_context
@@ -29,6 +30,15 @@ class Dumper(StateDumper):
         return [1, 2]
 
 
+class Files(Exporter):
+    type = "files"
+    content_type = "text/csv"
+
+    def export(self) -> Iterator[bytes]:
+        yield b"a,b\n"
+        yield b"1,2\n"
+
+
 @dataclass
 class Picker:
     """What the app would put behind the pages."""
@@ -42,6 +52,7 @@ class Picker:
         self.decisions = Decisions(self.fleet, self.clock)
         self.recorder.watch_fleet(self.fleet, self.clock, 2.0, "pool")
         self.plugin = Dumper(Dumper.Params(), make_handle(name="mine"))
+        self.files = Files(Files.Params(), make_handle(name="files"))
 
     def pages(self) -> Pages:
         return Pages(
@@ -50,6 +61,7 @@ class Picker:
             endpoints=lambda: endpoints_state(self.fleet, self.clock, pool_name="<pool>"),
             config=lambda: ("plugins: []\n", "abc123"),
             plugins=lambda: plugins_state({"mine": self.plugin}),
+            export=lambda name: exported({"mine": self.plugin, "files": self.files}, name),
             requests=RequestLog(self.decisions).recent,
         )
 
@@ -104,6 +116,13 @@ async def test_readiness_says_what_is_missing(picker: Picker, client: aiohttp.Cl
 
     assert not_ready == (503, "text/plain; charset=utf-8", "endpoints: not loaded yet\n")
     assert ready == (200, "text/plain; charset=utf-8", "ok\n")
+
+
+async def test_a_plugin_hands_out_a_file(client: aiohttp.ClientSession) -> None:
+    assert await get(client, "/debug/plugins/export/files") == (200, "text/csv", "a,b\n1,2\n")
+    for name in ("mine", "nobody", "a/b"):
+        status, _, text = await get(client, f"/debug/plugins/export/{name}")
+        assert (status, json.loads(text)) == (404, {"error": f"no plugin {name!r} hands out a file"})
 
 
 async def test_endpoints_come_as_json(picker: Picker, client: aiohttp.ClientSession) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from epp.api import Endpoint, Floats, Handle, OutsideError, Training, TrainingStatus
 from epp_predictor import codec
 from epp_predictor.codec import BadSnapshot
+from epp_predictor.history import History
 from epp_predictor.predictor import Decision, Prediction, Predictor
 
 _AWAITED_S: Final = 900.0
@@ -31,6 +33,8 @@ class Learner:
         """Is given every sample, too."""
         self._log: logging.Logger = handle.log
         self._predictor = Predictor(on_sample=self._send)
+        self.history = History()
+        """The newest observations."""
         self._training: Training | None = None
         self._numbers: NDArray[np.intp] = np.zeros(16, dtype=np.intp)
         self._known: set[Endpoint] = set()
@@ -65,13 +69,20 @@ class Learner:
     def observe(
         self,
         decision: Decision,
+        endpoint: Endpoint,
         *,
         ttft_ms: float | None = None,
         tpot_ms: float | None = None,
         is_censored: bool = False,
     ) -> None:
         """What happened after `decision`; with `is_censored` it would have taken at least so long."""
-        self._predictor.observe(decision, ttft_ms=ttft_ms, tpot_ms=tpot_ms, is_censored=is_censored)
+        if not self._predictor.observe(decision, ttft_ms=ttft_ms, tpot_ms=tpot_ms, is_censored=is_censored):
+            return
+        for target, ms in (("ttft", ttft_ms), ("tpot", tpot_ms)):
+            if ms is not None:
+                self.history.add(
+                    decision, target, ms, endpoint=endpoint.name, time_s=time.time(), is_censored=is_censored
+                )
 
     def answered(self, tokens: int) -> None:
         """A whole answer had so many tokens."""

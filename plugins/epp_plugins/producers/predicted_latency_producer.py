@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Iterator, Sequence
 from time import perf_counter
 from typing import Annotated, Final, Self
 
@@ -21,6 +21,7 @@ from epp.api import (
     DataProducer,
     Endpoint,
     EndpointListener,
+    Exporter,
     Floats,
     Handle,
     Job,
@@ -82,6 +83,7 @@ class PredictedLatencyProducer(
     Background,
     StateKeeper,
     StateDumper,
+    Exporter,
 ):
     """Publishes LatencyPrediction: medians and 90 % intervals of time to first token (TTFT) and per output token (TPOT).
 
@@ -108,6 +110,7 @@ class PredictedLatencyProducer(
     """
 
     type = "predicted-latency-producer"
+    content_type = "text/csv; charset=utf-8"
 
     class Params(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
         slo_buffer_factor: Annotated[float, msgspec.Meta(gt=0)] = 1.0
@@ -309,7 +312,7 @@ class PredictedLatencyProducer(
         if course.piece(chunk, self._clock()):
             self._ledger.first_token(course.charge)
             record = course.record
-            self._learner.observe(course.prefill_decision, ttft_ms=record.ttft_ms)
+            self._learner.observe(course.prefill_decision, course.charge.prefiller, ttft_ms=record.ttft_ms)
             self._metrics.first_token(request, record)
 
     def response_ending(self, request: Request, response: Response) -> None:
@@ -326,9 +329,13 @@ class PredictedLatencyProducer(
         course.finished(response)
         taught = lesson(course, response, request.payload, self._clock())
         if taught.ttft_ms is not None:
-            self._learner.observe(course.prefill_decision, ttft_ms=taught.ttft_ms, is_censored=taught.is_censored)
+            self._learner.observe(
+                course.prefill_decision, course.charge.prefiller, ttft_ms=taught.ttft_ms, is_censored=taught.is_censored
+            )
         if taught.tpot_ms is not None:
-            self._learner.observe(course.decision, tpot_ms=taught.tpot_ms, is_censored=taught.is_censored)
+            self._learner.observe(
+                course.decision, course.record.endpoint, tpot_ms=taught.tpot_ms, is_censored=taught.is_censored
+            )
         usage = response.usage
         if usage is not None and usage.completion_tokens:
             self._learner.answered(usage.completion_tokens)
@@ -413,6 +420,10 @@ class PredictedLatencyProducer(
         self._learner.restore(state)
 
     # --- telling how it goes -------------------------------------------------------------------------------------------------
+
+    def export(self) -> Iterator[bytes]:
+        """The newest observations, with what had been predicted for them, as CSV."""
+        return self._learner.history.csv()
 
     def dump_state(self) -> object:
         learner, counts = self._learner, self._ledger.counts
