@@ -7,6 +7,7 @@ from typing import Final
 
 from epp.api import ConfigError, Plugin
 from epp_plugins.builtin_datalayer import DATA_LAYER
+from epp_plugins.builtin_latency import LATENCY
 from epp_plugins.builtin_more import MORE
 from epp_plugins.builtin_parsers import PARSERS
 from epp_plugins.builtin_scheduling import SCHEDULING
@@ -22,7 +23,7 @@ def by_type(classes: Iterable[type[Plugin]]) -> dict[str, type[Plugin]]:
     return table
 
 
-BUILTIN: Final[dict[str, type[Plugin]]] = by_type((*SCHEDULING, *MORE, *PARSERS, *DATA_LAYER))
+BUILTIN: Final[dict[str, type[Plugin]]] = by_type((*SCHEDULING, *MORE, *LATENCY, *PARSERS, *DATA_LAYER))
 
 # Former names of types that take the same parameters.
 ALIASES: Final[dict[str, str]] = {

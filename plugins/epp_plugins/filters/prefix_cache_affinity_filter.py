@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Final, Literal, Protocol
+from typing import Annotated, Final, Literal
 
 import msgspec
 import numpy as np
@@ -12,26 +12,20 @@ import numpy as np
 from epp.api import (
     IN_FLIGHT_LOAD,
     IN_FLIGHT_TOKENS,
+    LATENCY_PREDICTION,
     PREFIX_MATCH,
     Candidates,
     Filter,
     Floats,
     Handle,
+    LatencyPrediction,
     Mask,
     PrefixMatch,
     Request,
     data_key,
 )
 
-LATENCY_PREDICTION: Final = "LatencyPredictionInfo"
 _NO_PREDICTION_MS: Final = sys.float_info.max
-
-
-class PredictsTtft(Protocol):
-    """What is read of a latency prediction: time to first token in ms, indexed by fleet row, NaN where there is none."""
-
-    @property
-    def ttft_ms(self) -> Floats: ...
 
 
 class PrefixCacheAffinityFilter(Filter):
@@ -62,8 +56,7 @@ class PrefixCacheAffinityFilter(Filter):
         self._prefix_key = data_key(PREFIX_MATCH, params.prefix_match_info_producer_name)
         self._predicts = params.ttft_source == "latencyPredictor"
         if self._predicts:
-            predictor = params.latency_prediction_info_producer_name or "predicted-latency-producer"
-            self._load_key = data_key(LATENCY_PREDICTION, predictor)
+            self._load_key = data_key(LATENCY_PREDICTION, params.latency_prediction_info_producer_name)
         else:
             self._load_key = data_key(IN_FLIGHT_LOAD, params.in_flight_load_producer_name)
 
@@ -91,7 +84,7 @@ class PrefixCacheAffinityFilter(Filter):
         if not self._predicts:
             in_flight_ms: Floats = candidates.column(IN_FLIGHT_TOKENS) * (1000.0 / self.params.peak_prefill_throughput)
             return in_flight_ms
-        prediction: PredictsTtft | None = request.data.get(self._load_key)
+        prediction: LatencyPrediction | None = request.data.get(self._load_key)
         if prediction is None:
             return np.full(len(candidates), _NO_PREDICTION_MS)
         return np.fmin(prediction.ttft_ms[candidates.rows], _NO_PREDICTION_MS)

@@ -2,18 +2,14 @@ from __future__ import annotations
 
 from math import nan
 
-import msgspec
 import numpy as np
 import pytest
 
-from epp.api import IN_FLIGHT_TOKENS, PREFIX_MATCH, Floats, PrefixMatch, Request, data_key
-from epp_plugins.filters.prefix_cache_affinity_filter import LATENCY_PREDICTION, PrefixCacheAffinityFilter
+from epp.api import IN_FLIGHT_TOKENS, LATENCY_PREDICTION, PREFIX_MATCH, PrefixMatch, Request, data_key
+from epp_plugins.filters.prefix_cache_affinity_filter import PrefixCacheAffinityFilter
 from tests.support.plugins import make_fleet, make_plugin
+from tests.support.predictions import prediction
 from tests.support.scheduling import make_request
-
-
-class Prediction(msgspec.Struct):
-    ttft_ms: Floats
 
 
 def matched(*blocks: float, total: int = 10) -> Request:
@@ -70,7 +66,7 @@ def test_penalty_zero_sticks_always() -> None:
 def test_latency_predictor_as_source(predicted_ms: list[float] | None, sticks: bool) -> None:
     request = matched(10, 0, 0)
     if predicted_ms is not None:
-        request.data[data_key(LATENCY_PREDICTION, "predicted-latency-producer")] = Prediction(np.array(predicted_ms))
+        request.data[data_key(LATENCY_PREDICTION)] = prediction(predicted_ms)
 
     answer = kept(request, ttftSource="latencyPredictor", maxTTFTPenaltyMs=100)
 

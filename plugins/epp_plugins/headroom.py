@@ -1,0 +1,55 @@
+"""What a latency prediction leaves of a request's SLOs on each candidate. The one place that says what an unknown latency means.
+
+An SLO that was not asked for is infinite, and so is its headroom: nothing can miss it. A latency that is predicted for nobody
+(no server streams, say) is left out of account; one that is predicted for others but not for this candidate counts as missed,
+so that a gap in the predictions attracts no request.
+"""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+
+from epp.api import Candidates, Floats, LatencyPrediction, Mask
+
+
+class Headroom(msgspec.Struct, frozen=True):
+    """One value per candidate, same order. `ttft_ms` and `tpot_ms` are inf without an SLO, -inf where nothing is predicted."""
+
+    ttft_ms: Floats
+    tpot_ms: Floats
+    predicted_ttft_ms: Floats  # 0 for everybody where nobody's is known
+    predicted_tpot_ms: Floats
+    predicted: Mask
+
+    @property
+    def met(self) -> Mask:
+        """Who is predicted to meet every SLO."""
+        met: Mask = self.predicted & (self.ttft_ms >= 0.0) & (self.tpot_ms >= 0.0)
+        return met
+
+    @property
+    def asked(self) -> bool:
+        """Whether there is any SLO to miss: the request's, or that of a request which runs on a candidate."""
+        return bool(np.isfinite(self.ttft_ms).any() or np.isfinite(self.tpot_ms).any())
+
+
+def headroom_of(prediction: LatencyPrediction | None, candidates: Candidates) -> Headroom | None:
+    """None where nothing is predicted for any candidate."""
+    if prediction is None:
+        return None
+    rows = candidates.rows
+    ttft_ms, tpot_ms = prediction.ttft_ms[rows], prediction.tpot_ms[rows]
+    ttft_known, tpot_known = ~np.isnan(ttft_ms), ~np.isnan(tpot_ms)
+    if not (ttft_known.any() or tpot_known.any()):
+        return None
+    ttft = _target(ttft_ms, ttft_known, np.full(len(rows), prediction.ttft_slo_ms))
+    tpot = _target(tpot_ms, tpot_known, prediction.tpot_budget_ms[rows])
+    return Headroom(ttft[0], tpot[0], ttft[1], tpot[1], ttft[2] & tpot[2])
+
+
+def _target(predicted_ms: Floats, known: Mask, slo_ms: Floats) -> tuple[Floats, Floats, Mask]:
+    """Headroom, prediction and whether there is one."""
+    if not known.any():
+        return np.full(len(known), np.inf), np.zeros(len(known)), np.ones(len(known), dtype=np.bool_)
+    return np.where(known, slo_ms - predicted_ms, -np.inf), predicted_ms, known

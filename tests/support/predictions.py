@@ -1,0 +1,46 @@
+"""Latency predictions for tests of what reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import inf, nan
+
+import numpy as np
+
+from epp.api import LATENCY_PREDICTION, Floats, LatencyPrediction, Request, data_key
+from tests.support.scheduling import make_request
+
+
+def prediction(
+    ttft_ms: Sequence[float],
+    tpot_ms: Sequence[float] | None = None,
+    *,
+    ttft_slo_ms: float = inf,
+    tpot_slo_ms: float = inf,
+    tpot_budget_ms: Sequence[float] | None = None,
+    spread: float = 0.2,
+) -> LatencyPrediction:
+    """One value per endpoint. Nine of ten lie within `spread` of the median; without `tpot_ms` none is predicted."""
+    ttft = np.array(ttft_ms, dtype=np.float64)
+    tpot = np.full(len(ttft), nan) if tpot_ms is None else np.array(tpot_ms, dtype=np.float64)
+    budget: Floats = np.full(len(ttft), tpot_slo_ms) if tpot_budget_ms is None else np.array(tpot_budget_ms)
+    return LatencyPrediction(
+        ttft_ms=ttft,
+        ttft_low_ms=ttft * (1 - spread),
+        ttft_high_ms=ttft * (1 + spread),
+        tpot_ms=tpot,
+        tpot_low_ms=tpot * (1 - spread),
+        tpot_high_ms=tpot * (1 + spread),
+        tpot_budget_ms=budget,
+        ttft_slo_ms=ttft_slo_ms,
+        tpot_slo_ms=tpot_slo_ms,
+    )
+
+
+def predicted(told: LatencyPrediction | None, *, priority: int = 0) -> Request:
+    """A request for which the default producer has published `told`."""
+    request = make_request()
+    request.priority = priority
+    if told is not None:
+        request.data[data_key(LATENCY_PREDICTION)] = told
+    return request
