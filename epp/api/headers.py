@@ -33,6 +33,9 @@ FAIRNESS_ID: Final = ("x-llm-d-inference-fairness-id", "x-gateway-inference-fair
 MODEL_REWRITE: Final = ("x-llm-d-model-name-rewrite", "x-gateway-model-name-rewrite")
 SLO_TTFT_MS: Final = ("x-llm-d-slo-ttft-ms", "x-slo-ttft-ms")
 SLO_TPOT_MS: Final = ("x-llm-d-slo-tpot-ms", "x-slo-tpot-ms")
+# Whether predictions decide about a request, for profile handlers that leave it to the client.
+BY_PREDICTION: Final = "x-prediction-based-scheduling"
+NOT_BY_PREDICTION: Final = "x-prediction-based-scheduling-off"
 
 # What a client says of the videos in its request, for estimates of their tokens.
 VIDEO_SECONDS: Final = "x-llm-d-video-duration-seconds"

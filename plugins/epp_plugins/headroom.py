@@ -1,4 +1,4 @@
-"""What a latency prediction leaves of a request's SLOs on each candidate. The one place that says what an unknown latency means.
+"""What a latency prediction leaves of a request's SLOs on each candidate. Only here is said what an unknown latency means.
 
 An SLO that was not asked for is infinite, and so is its headroom: nothing can miss it. A latency that is predicted for nobody
 (no server streams, say) is left out of account; one that is predicted for others but not for this candidate counts as missed,
@@ -7,10 +7,14 @@ so that a gap in the predictions attracts no request.
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 import numpy as np
 
 from epp.api import Candidates, Floats, LatencyPrediction, Mask
+
+_EQUAL: Final = 1e-9  # a narrower range of headrooms is none
 
 
 class Headroom(msgspec.Struct, frozen=True):
@@ -46,6 +50,21 @@ def headroom_of(prediction: LatencyPrediction | None, candidates: Candidates) ->
     ttft = _target(ttft_ms, ttft_known, np.full(len(rows), prediction.ttft_slo_ms))
     tpot = _target(tpot_ms, tpot_known, prediction.tpot_budget_ms[rows])
     return Headroom(ttft[0], tpot[0], ttft[1], tpot[1], ttft[2] & tpot[2])
+
+
+def from_0_to_1(headroom_ms: Floats, predicted_ms: Floats, *, most: bool) -> Floats | None:
+    """How far each is from its SLO, 0 the nearest; None where all are equally far.
+
+    Where there is no SLO to be near to, by prediction: the lower one is what the strategy prefers.
+    """
+    by_slo = np.isfinite(headroom_ms).all()
+    values = np.abs(headroom_ms) if by_slo else predicted_ms
+    low = values.min()
+    span = values.max() - low
+    if not span > _EQUAL:
+        return None
+    spread: Floats = (values - low) / span
+    return spread if by_slo or not most else 1.0 - spread
 
 
 def _target(predicted_ms: Floats, known: Mask, slo_ms: Floats) -> tuple[Floats, Floats, Mask]:

@@ -28,6 +28,8 @@ BUILTIN: Final[dict[str, type[Plugin]]] = by_type((*SCHEDULING, *MORE, *LATENCY,
 # Former names of types that take the same parameters.
 ALIASES: Final[dict[str, str]] = {
     "tokenizer": "token-producer",
+    "slo-scorer": "predicted-latency-scorer",
+    "slo-aware-routing": "predicted-latency-scorer",
 }
 
 # Deprecated types, there or not, and what does their work today.
@@ -40,5 +42,6 @@ REPLACED: Final[dict[str, tuple[str, ...]]] = {
     "data-parallel-profile-handler": ("single-profile-handler",),
     "precise-prefix-cache-scorer": ("precise-prefix-cache-producer", "prefix-cache-scorer"),
     "active-request-filter": ("utilization-filter",),
+    "slo-request-tracker": ("predicted-latency-producer",),
     "predicted-latency-scorer": ("predicted-latency-producer", "latency-scorer"),
 }

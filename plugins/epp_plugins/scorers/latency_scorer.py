@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal, cast
 
 import msgspec
 import numpy as np
@@ -23,11 +23,9 @@ from epp.api import (
     data_key,
 )
 from epp_plugins.composite import composite
-from epp_plugins.headroom import Headroom, headroom_of
+from epp_plugins.headroom import Headroom, from_0_to_1, headroom_of
 
 Weight = Annotated[float, msgspec.Meta(ge=0)]
-
-_EQUAL: Final = 1e-9  # a narrower range of headrooms is none
 
 
 class LatencyScorer(Scorer):
@@ -76,18 +74,18 @@ class LatencyScorer(Scorer):
             return np.where(met, 1.0 - scores if self._strategy == "composite-least" else scores, 0.0)
         if met.any():
             return self._spread(headroom, met, most=self._strategy == "most")
-        return self._spread(headroom, best_of_the_missing(headroom, candidates), most=False)
+        return self._spread(headroom, _best_of_the_missing(headroom, candidates), most=False)
 
     def _spread(self, headroom: Headroom, cohort: Mask, *, most: bool) -> Floats:
         """Scores within `cohort`, in hundredths from 0.01; 0 for the others."""
-        ttft = _from_0_to_1(headroom.ttft_ms[cohort], headroom.predicted_ttft_ms[cohort], most=most)
-        tpot = _from_0_to_1(headroom.tpot_ms[cohort], headroom.predicted_tpot_ms[cohort], most=most)
+        ttft = from_0_to_1(headroom.ttft_ms[cohort], headroom.predicted_ttft_ms[cohort], most=most)
+        tpot = from_0_to_1(headroom.tpot_ms[cohort], headroom.predicted_tpot_ms[cohort], most=most)
         if ttft is None and tpot is None:
-            combined = np.full(int(cohort.sum()), 0.5)
-        elif ttft is None or tpot is None:
-            combined = ttft if tpot is None else tpot
-        else:
+            combined: Floats = np.full(int(cohort.sum()), 0.5)
+        elif ttft is not None and tpot is not None:
             combined = self._ttft_share * ttft + (1.0 - self._ttft_share) * tpot
+        else:
+            combined = ttft if ttft is not None else cast("Floats", tpot)
         good = combined if most else 1.0 - combined
         scores = np.zeros(len(cohort))
         scores[cohort] = np.minimum((np.floor(good * 100.0) + 1.0) / 100.0, 1.0)
@@ -105,7 +103,7 @@ class LatencyScorer(Scorer):
         )
 
 
-def best_of_the_missing(headroom: Headroom, candidates: Candidates) -> Mask:
+def _best_of_the_missing(headroom: Headroom, candidates: Candidates) -> Mask:
     """Of those that are predicted to miss an SLO, the ones to choose from."""
     idle: Mask = headroom.predicted & (candidates.column(IN_FLIGHT_REQUESTS) == 0)
     if idle.any():
@@ -115,18 +113,3 @@ def best_of_the_missing(headroom: Headroom, candidates: Candidates) -> Mask:
         if cohort.any():
             return cohort
     return headroom.predicted
-
-
-def _from_0_to_1(headroom_ms: Floats, predicted_ms: Floats, *, most: bool) -> Floats | None:
-    """How far each is from its SLO, 0 the nearest; None where all are equally far.
-
-    Where there is no SLO to be near to, by prediction: the lower one is what the strategy prefers.
-    """
-    by_slo = np.isfinite(headroom_ms).all()
-    values = np.abs(headroom_ms) if by_slo else predicted_ms
-    low = values.min()
-    span = values.max() - low
-    if not span > _EQUAL:
-        return None
-    spread: Floats = (values - low) / span
-    return spread if by_slo or not most else 1.0 - spread
