@@ -48,18 +48,22 @@ from epp.server.session import ExtProc
 from epp.server.tls import Certificate, grpc_credentials, ssl_context
 from epp.state import StateDir
 from epp_plugins.registry import ALIASES, BUILTIN, REPLACED
+from epp_plugins.variables import Defaults
 
 _log: Final = logging.getLogger("epp")
 _LAST_GRACE_S: Final = 5.0
+
+# What --enable-latency-predictor adds to a configuration without it.
+ALWAYS_PREDICTING: Final = ("predicted-latency-producer",)
 
 
 class StartError(Exception):
     """A part cannot start: a port is taken, a certificate is missing. The message says which and why."""
 
 
-def make_registry() -> Registry:
-    """All plugins: in-tree ones and those of installed packages."""
-    return Registry.with_installed(BUILTIN, aliases=ALIASES, replaced=REPLACED)
+def make_registry(defaults: Defaults | None = None) -> Registry:
+    """All plugins: in-tree ones and those of installed packages. `defaults`: what the environment sets of their parameters."""
+    return Registry.with_installed(BUILTIN, aliases=ALIASES, replaced=REPLACED, defaults=defaults)
 
 
 def load_config(options: RunOptions) -> Loaded:
@@ -68,7 +72,7 @@ def load_config(options: RunOptions) -> Loaded:
         return load_file(options.config_file)
     if options.config_text:
         return load_text(options.config_text, "--config-text")
-    return load_default()
+    return load_default(predicting=options.enable_latency_predictor)
 
 
 class Service:
@@ -102,8 +106,9 @@ class Service:
             allow_experimental=options.allow_experimental_plugins,
             sleep=asyncio.sleep,
             outside=self.outside,
+            always=ALWAYS_PREDICTING if options.enable_latency_predictor else (),
         )
-        self.registry = make_registry()
+        self.registry = make_registry(options.plugin_defaults)
         pipeline = build(loaded, self.registry, self.environment)
         self.health = HealthState(leader_election=False)
         self.director = Director(

@@ -89,6 +89,7 @@ from epp.api.plugin import (
     UsageReader,
 )
 from epp.api.request import (
+    NO_SLO,
     Medium,
     Payload,
     ProfileResult,
@@ -96,6 +97,7 @@ from epp.api.request import (
     Request,
     Response,
     SchedulingResult,
+    Slo,
     Termination,
     Usage,
 )
@@ -117,6 +119,7 @@ __all__ = [
     "LORA_CAPACITY",
     "METRICS_UPDATED_S",
     "MODELS",
+    "NO_SLO",
     "PEER_ENDPOINT",
     "PREFILL_BACKLOG",
     "PREFIX_MATCH",
@@ -182,6 +185,7 @@ __all__ = [
     "Screener",
     "ServedModel",
     "SharedWork",
+    "Slo",
     "StateDumper",
     "StateKeeper",
     "Subscriber",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
+from math import inf
 from typing import Any, ClassVar, Final
 
 import msgspec
@@ -119,6 +120,16 @@ NO_PAYLOAD: Final = Payload()
 """Of requests without a body, or whose body has not been read."""
 
 
+class Slo(msgspec.Struct, frozen=True):
+    """Service level objectives for latency, milliseconds. One that there is not is infinite: always met."""
+
+    ttft_ms: float = inf  # to the first token
+    tpot_ms: float = inf  # for each further one
+
+
+NO_SLO: Final = Slo()
+
+
 class Request:
     """One request on its way to an endpoint. Plugins may read all of it and write `data`, `state` and `set_headers`.
 
@@ -137,6 +148,7 @@ class Request:
         "method",
         "model",
         "objective",
+        "objective_slo",
         "path",
         "payload",
         "priority",
@@ -159,6 +171,7 @@ class Request:
         self.incoming_model = ""
         self.model = ""  # what is sent on: the incoming model or its rewrite
         self.objective = ""
+        self.objective_slo = NO_SLO  # where its headers ask for nothing else
         self.priority = 0
         self.fairness_id = ""
         self.candidates: Candidates | None = None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import random
 import sys
 from collections.abc import Sequence
 from time import monotonic
 
-from epp.api import Fleet
-from epp.app import make_registry
+from epp.api import ConfigError, Fleet
+from epp.app import ALWAYS_PREDICTING, make_registry
 from epp.cli.problems import print_problems
 from epp.config import (
     Environment,
@@ -24,15 +25,22 @@ from epp.config import (
     to_yaml,
 )
 from epp.observability.metrics import Recorder
+from epp_plugins.variables import parameter_defaults
 
 
 def check(arguments: Sequence[str]) -> int:
     """Returns the exit status: 0, or 2 when the configuration cannot be used."""
     options = _parser().parse_args(arguments)
+    try:
+        defaults = parameter_defaults(os.environ)
+    except ConfigError as error:
+        print(f"epp check: {error}", file=sys.stderr)
+        return 2
+    predicting = options.enable_latency_predictor
     if options.file == "-":
         loaded = load_text(sys.stdin.read(), "<stdin>")
     else:
-        loaded = load_file(options.file) if options.file else load_default()
+        loaded = load_file(options.file) if options.file else load_default(predicting=predicting)
     recorder = Recorder(monotonic, process=False)
     environment = Environment(
         fleet=Fleet(),
@@ -41,9 +49,10 @@ def check(arguments: Sequence[str]) -> int:
         log=logging.getLogger("epp.plugins"),
         metrics=recorder.plugin_metrics,
         allow_experimental=options.allow_experimental_plugins,
+        always=ALWAYS_PREDICTING if predicting else (),
     )
     try:
-        pipeline = build(loaded, make_registry(), environment)
+        pipeline = build(loaded, make_registry(defaults), environment)
     except InvalidConfig as error:
         print_problems(error.problems)
         return 2
@@ -65,4 +74,5 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--output", "-o", choices=("text", "yaml"), default="text", help="default: %(default)s")
     parser.add_argument("--allow-experimental-plugins", action="store_true", help="as in epp run")
+    parser.add_argument("--enable-latency-predictor", action="store_true", help="as in epp run")
     return parser

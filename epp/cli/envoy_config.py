@@ -18,7 +18,7 @@ import yaml
 
 from epp import version
 from epp.api import ConfigError, Fleet, host_port
-from epp.app import make_registry
+from epp.app import ALWAYS_PREDICTING, make_registry
 from epp.cli.flags import (
     Flag,
     Group,
@@ -141,6 +141,7 @@ GROUPS: Final = (
             text("config-file", "", "the same as FILE; - for standard input", unit="FILE"),
             items("endpoint", "a model server, as in epp run; may be repeated", str, unit="[NAME=]HOST:PORT[,...]"),
             switch("allow-experimental-plugins", False, "as in epp run"),
+            switch("enable-latency-predictor", False, "as in epp run"),
         ),
     ),
     Group(
@@ -288,10 +289,11 @@ def _without_effect(parsed: Parsed) -> list[str]:
 def _pipeline(parsed: Parsed) -> Pipeline:
     """The configuration, built as `epp run` builds it. Raises InvalidConfig."""
     file = parsed.values["config_file"]
+    predicting = parsed.values["enable_latency_predictor"]
     if file == "-":
         loaded = load_text(sys.stdin.read(), "<stdin>")
     else:
-        loaded = load_file(file) if file else load_default()
+        loaded = load_file(file) if file else load_default(predicting=predicting)
     environment = Environment(
         fleet=Fleet(),
         clock=monotonic,
@@ -299,6 +301,7 @@ def _pipeline(parsed: Parsed) -> Pipeline:
         log=logging.getLogger("epp.plugins"),
         metrics=Recorder(monotonic, process=False).plugin_metrics,
         allow_experimental=parsed.values["allow_experimental_plugins"],
+        always=ALWAYS_PREDICTING if predicting else (),
     )
     return build(loaded, make_registry(), environment)
 

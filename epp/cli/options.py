@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
+from epp.api import ConfigError
 from epp.cli.flags import (
     NO_EFFECT,
     Flag,
@@ -31,6 +32,8 @@ from epp.cli.flags import (
     text,
 )
 from epp.cli.http2_limits import Setting, limits, parse_limit
+from epp.cli.quantity import parse_bool
+from epp_plugins.variables import Defaults, parameter_defaults
 
 __all__ = [
     "NO_SOURCE",
@@ -87,6 +90,8 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     config_text: str = ""
     config_reload: bool = True
     allow_experimental_plugins: bool = False
+    enable_latency_predictor: bool = False  # env ENABLE_LATENCY_PREDICTOR
+    plugin_defaults: Defaults = {}  # env, see epp_plugins.variables
     state_dir: str = ""
     state_save_interval_s: float = 60.0
 
@@ -178,6 +183,11 @@ def _port(name: str, default: int, summary: str, field: str = "") -> Flag:
     return number(name, default, summary, field=field)
 
 
+PREDICTOR_SWITCH: Final = switch(
+    "enable-latency-predictor",
+    False,
+    "predict latencies: without a configuration also route by them; env ENABLE_LATENCY_PREDICTOR",
+)
 _OLD: Final = "deprecated; prefer core-metrics-extractor.engineConfigs in the configuration"
 
 GROUPS: Final = (
@@ -188,6 +198,7 @@ GROUPS: Final = (
             text("config-text", "", "the configuration itself, instead of a file", unit="YAML"),
             switch("config-reload", True, "follow changes of --config-file"),
             switch("allow-experimental-plugins", False, "load plugins that are marked as experimental"),
+            PREDICTOR_SWITCH,
             text("state-dir", "", "directory where plugins keep what they learned over a restart", unit="DIR"),
             duration("state-save-interval", 60.0, "time between savings to --state-dir; at the end it is always saved"),
         ),
@@ -344,7 +355,7 @@ GROUPS: Final = (
 def parse(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> RunOptions:
     """The options that `argv` (without the program's name) asks for.
 
-    `environ` gives NAMESPACE and POD_NAME. Raises UsageError, and HelpRequested for `--help`.
+    `environ` gives NAMESPACE, POD_NAME and what epp_plugins.variables lists. Raises UsageError, and HelpRequested for `--help`.
     """
     parsed = parse_flags(argv, GROUPS)
     environ = environ or {}
@@ -360,6 +371,8 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> RunO
         "endpoint_target_ports": tuple(dict.fromkeys(values["endpoint_target_ports"])),
         "pool_namespace": values["pool_namespace"] or environ.get("NAMESPACE") or "default",
         "pod_name": environ.get("POD_NAME", ""),
+        "enable_latency_predictor": latency_predictor_enabled(parsed, environ),
+        "plugin_defaults": plugin_defaults(environ),
         "transport": Transport(values["transport"]),
         "http2_limits": tuple(values["http2_limits"]),
         "metric_specs": _metric_specs(parsed),
@@ -377,6 +390,25 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> RunO
     checked = RunOptions(**options, warnings=tuple(warnings))
     _check(checked)
     return checked
+
+
+def latency_predictor_enabled(parsed: Parsed, environ: Mapping[str, str]) -> bool:
+    """By PREDICTOR_SWITCH, else by ENABLE_LATENCY_PREDICTOR. Raises UsageError."""
+    given = environ.get("ENABLE_LATENCY_PREDICTOR", "")
+    if PREDICTOR_SWITCH.name in parsed.given or not given:
+        return bool(parsed.values[PREDICTOR_SWITCH.target])
+    try:
+        return parse_bool(given)
+    except ValueError as error:
+        raise UsageError(f"environment variable ENABLE_LATENCY_PREDICTOR: {error}") from None
+
+
+def plugin_defaults(environ: Mapping[str, str]) -> Defaults:
+    """What the environment sets of plugins' parameters. Raises UsageError."""
+    try:
+        return parameter_defaults(environ)
+    except ConfigError as error:
+        raise UsageError(str(error)) from None
 
 
 def help_text() -> str:

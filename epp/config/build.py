@@ -55,7 +55,9 @@ def build(loaded: Loaded, registry: Registry, environment: Environment, *, reuse
     if loaded.config is None:
         raise InvalidConfig(loaded.problems)
     problems = Problems(loaded.config.file, loaded.problems)
-    draft = Draft(loaded.config, registry, problems, allow_experimental=environment.allow_experimental)
+    draft = Draft(
+        loaded.config, registry, problems, allow_experimental=environment.allow_experimental, always=environment.always
+    )
     profiles = resolve_profiles(draft)
     resolved = Resolved(
         file=loaded.config.file,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from epp.api import ConfigError, Plugin
 from epp.config.document import plain
 from epp.config.flow_control import POLICY_TYPES
@@ -14,9 +16,17 @@ from epp.config.roles import words_for
 
 
 class Draft:
-    """`specs` is in configuration order, plugins added by default after the declared ones."""
+    """`specs` is in configuration order, plugins added by default after the declared ones: those of `always` first."""
 
-    def __init__(self, config: ConfigFile, registry: Registry, problems: Problems, *, allow_experimental: bool) -> None:
+    def __init__(
+        self,
+        config: ConfigFile,
+        registry: Registry,
+        problems: Problems,
+        *,
+        allow_experimental: bool,
+        always: Sequence[str] = (),
+    ) -> None:
         self.config = config
         self.registry = registry
         self.problems = problems
@@ -28,6 +38,8 @@ class Draft:
         for entry in config.plugins:
             if not problems.full:
                 self._declare(entry)
+        for type_name in always:
+            self.add_default(type_name)
 
     def of_kind(self, kind: type[Plugin]) -> list[PluginSpec]:
         return [s for s in self.specs.values() if issubclass(s.cls, kind)]
@@ -71,7 +83,7 @@ class Draft:
             self.problems.error(Place(), f"a default plugin is missing: {error}")
             self.broken.add(type_name)
             return None
-        decoded = decode_params(cls, None, Place(), self.problems)
+        decoded = decode_params(cls, None, Place(), self.problems, defaults=self.registry.defaults_of(type_name))
         if decoded is None:
             self.broken.add(type_name)
             return None
@@ -96,7 +108,13 @@ class Draft:
         self.entries[name] = entry
         decoded = None
         if cls is not None:
-            decoded = decode_params(cls, entry.parameters, entry.parameters_place, self.problems)
+            decoded = decode_params(
+                cls,
+                entry.parameters,
+                entry.parameters_place,
+                self.problems,
+                defaults=self.registry.defaults_of(type_name),
+            )
         elif entry.type in POLICY_TYPES:
             self._leave_out(entry, name)
             return

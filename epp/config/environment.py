@@ -14,7 +14,10 @@ from epp.scheduling.observer import Observer, Unobserved
 
 
 class Environment(msgspec.Struct, frozen=True):
-    """One for the life of the process: plugins that a reload keeps hold on to it. `clock` gives seconds, monotonic."""
+    """One for the life of the process: plugins that a reload keeps hold on to it. `clock` gives seconds, monotonic.
+
+    `always` are plugin types that are added to every configuration that has none of them.
+    """
 
     fleet: Fleet
     clock: Callable[[], float]
@@ -26,6 +29,7 @@ class Environment(msgspec.Struct, frozen=True):
     allow_experimental: bool = False
     sleep: Callable[[float], Awaitable[None]] = no_waiting
     outside: Outside = Nowhere()
+    always: tuple[str, ...] = ()
 
     def handle(self, name: str, *, plugins: Mapping[str, Plugin] | None = None) -> Handle:
         """The handle of the plugin instance `name`, which refers to `plugins`; its logger is a child of that name."""

@@ -34,9 +34,38 @@ schedulingProfiles:
 """
 
 
-def load_default() -> Loaded:
-    """The configuration that applies where none is given."""
-    loaded = _load(BUILT_IN_DEFAULT, "<built-in default>")
+# What the charts of the Go EPP configure with latencyPredictor.enabled.
+BUILT_IN_PREDICTING: Final = """\
+apiVersion: llm-d.ai/v1alpha1
+kind: EndpointPickerConfig
+plugins:
+- type: predicted-latency-producer
+- name: strict-affinity-filter
+  type: prefix-cache-affinity-filter
+  parameters: {affinityThreshold: 0.99, ttftSource: latencyPredictor, maxTTFTPenaltyMs: 5000}
+- name: loose-affinity-filter
+  type: prefix-cache-affinity-filter
+  parameters: {ttftSource: latencyPredictor, maxTTFTPenaltyMs: 5000}
+- type: slo-headroom-tier-filter
+- type: latency-scorer
+- type: weighted-random-picker
+- type: latency-slo-admitter
+- type: metrics-data-source
+- type: core-metrics-extractor
+schedulingProfiles:
+- name: default
+  plugins:
+  - pluginRef: strict-affinity-filter
+  - pluginRef: slo-headroom-tier-filter
+  - pluginRef: loose-affinity-filter
+  - pluginRef: latency-scorer
+  - pluginRef: weighted-random-picker
+"""
+
+
+def load_default(*, predicting: bool = False) -> Loaded:
+    """The configuration that applies where none is given. `predicting`: the one that goes by predicted latencies."""
+    loaded = _load(BUILT_IN_PREDICTING if predicting else BUILT_IN_DEFAULT, "<built-in default>")
     assert loaded.config is not None
     return Loaded(msgspec.structs.replace(loaded.config, built_in=True), loaded.problems)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Final
 
@@ -28,10 +29,16 @@ _WORDS: Final = {
 
 
 def decode_params(
-    cls: type[Plugin], parameters: Fields | None, place: Place, problems: Problems
+    cls: type[Plugin],
+    parameters: Fields | None,
+    place: Place,
+    problems: Problems,
+    *,
+    defaults: Mapping[str, Any] | None = None,
 ) -> tuple[msgspec.Struct, dict[str, Any]] | None:
     """The decoded struct, and the parameters as written (nulls left out); None after a problem was reported.
 
+    `defaults` are values, by configured name, of parameters that are not written.
     Strict at every level, whether or not the struct itself forbids unknown fields.
     """
     node = parameters or Fields({}, place.line, place.column)
@@ -41,7 +48,7 @@ def decode_params(
     _check_values(cls, node, written, place, check)
     if not check.failed:
         try:
-            return msgspec.convert(written, cls.Params), written
+            return msgspec.convert({**defaults, **written} if defaults else written, cls.Params), written
         except msgspec.ValidationError as error:
             check.error(*_located(str(error), node, place))
         # A Params class is third-party code: its __post_init__ may raise anything.

@@ -6,7 +6,7 @@ import importlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
-from typing import Final
+from typing import Any, Final
 
 from epp.api import ConfigError, Plugin
 from epp.config.flow_control import POLICY_TYPES
@@ -22,7 +22,8 @@ class Registry:
     """Plugin classes by type.
 
     `aliases` maps a former type name to the one that takes the same parameters; `replaced` maps a deprecated type to those
-    that do its work today. Classes of installed packages are imported when their type is asked for. Raises ConfigError when
+    that do its work today; `defaults` are values of parameters, by type, that the surroundings set where a
+    configuration gives none. Classes of installed packages are imported when their type is asked for. Raises ConfigError when
     two plugins claim one type.
     """
 
@@ -32,11 +33,13 @@ class Registry:
         *,
         aliases: Mapping[str, str] | None = None,
         replaced: Mapping[str, Sequence[str]] | None = None,
+        defaults: Mapping[str, Mapping[str, Any]] | None = None,
         installed: Iterable[EntryPoint] = (),
     ) -> None:
         self._builtin = dict(builtin)
         self._aliases = dict(aliases or {})
         self._replaced = dict(replaced or {})
+        self._defaults = dict(defaults or {})
         self._installed: dict[str, EntryPoint] = {}
         for point in installed:
             self._add_installed(point)
@@ -49,10 +52,11 @@ class Registry:
         *,
         aliases: Mapping[str, str] | None = None,
         replaced: Mapping[str, Sequence[str]] | None = None,
+        defaults: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> Registry:
         """Also offers the plugins of the packages that are installed beside this one."""
         points = entry_points(group=ENTRY_POINT_GROUP)
-        return cls(builtin, aliases=aliases, replaced=replaced, installed=points)
+        return cls(builtin, aliases=aliases, replaced=replaced, defaults=defaults, installed=points)
 
     def types(self) -> tuple[str, ...]:
         """Every type that has a name, in-tree ones first."""
@@ -62,6 +66,10 @@ class Registry:
         """Look at the parameters of every in-tree type ahead of time: 20 ms that no reload then takes from requests."""
         for cls in self._builtin.values():
             inspect_params(cls)
+
+    def defaults_of(self, type_name: str) -> Mapping[str, Any]:
+        """Values that the surroundings set of parameters which a configuration does not give."""
+        return self._defaults.get(type_name, {})
 
     def __contains__(self, type_name: str) -> bool:
         return type_name in self._known

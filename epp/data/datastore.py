@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from epp.api import Candidates, Endpoint, Fleet
+from epp.api import Candidates, Endpoint, Fleet, Slo
 from epp.data.endpoint_spec import EndpointSpec, Key
 from epp.data.objectives import Objectives
 from epp.data.rewrites import Rewrites
@@ -96,6 +96,10 @@ class Datastore:
     def priority_of(self, objective: str) -> int:
         """The objective's priority, 0 when it is not known."""
         return self.objectives.priority_of(objective)
+
+    def slo_of(self, objective: str) -> Slo:
+        """The latencies that the objective asks for."""
+        return self.objectives.slo_of(objective)
 
     def rewrite(self, model: str, headers: Mapping[str, str] | None = None) -> tuple[str, str] | None:
         """Name of the rewrite and target model, for a request that asks for `model` and carries `headers`."""

@@ -165,6 +165,7 @@ class Director:
         request.objective = headers.first_of(request.headers, headers.OBJECTIVE)
         if request.objective:
             request.priority = self.datastore.priority_of(request.objective)
+            request.objective_slo = self.datastore.slo_of(request.objective)
         for processor in pipeline.request_header:
             processor.process_request_header(request)
         if not request.fairness_id:

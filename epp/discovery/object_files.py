@@ -15,6 +15,7 @@ ignored with a warning, as an API server prunes them.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
@@ -22,6 +23,7 @@ from typing import Final, TypeAlias, TypeVar
 
 import msgspec
 
+from epp.api import NO_SLO, Slo
 from epp.config.document import Fields, Node, is_null, node_of, read_document
 from epp.config.problems import Place, Problem, Problems, Severity, did_you_mean
 from epp.config.section import Section
@@ -31,6 +33,8 @@ GROUPS: Final = ("inference.networking.x-k8s.io", "llm-d.ai")
 VERSIONS: Final = ("v1alpha1", "v1alpha2")
 OBJECTIVE: Final = "InferenceObjective"
 REWRITE: Final = "InferenceModelRewrite"
+TTFT_ANNOTATION: Final = "llm-d.ai/slo-ttft-ms"
+TPOT_ANNOTATION: Final = "llm-d.ai/slo-tpot-ms"
 MAX_FILE_BYTES: Final = 1 << 20
 MAX_DOCUMENTS: Final = 1000
 MAX_WEIGHT: Final = 1_000_000  # InferenceModelRewrite v1alpha2: spec.rules[].targets[].weight
@@ -45,11 +49,12 @@ T = TypeVar("T")
 
 
 class Objective(msgspec.Struct, frozen=True):
-    """An InferenceObjective. No priority is the same as 0; below 0 is sheddable."""
+    """An InferenceObjective. No priority is the same as 0; below 0 is sheddable. The SLO stands in its annotations."""
 
     name: str
     priority: int | None = None
     namespace: str = ""
+    slo: Slo = NO_SLO
 
 
 Object: TypeAlias = Objective | ModelRewrite
@@ -187,6 +192,8 @@ class _Reader:
         if isinstance(found, ModelRewrite):
             created_s = _created_s(metadata, problems)
             found = msgspec.structs.replace(found, created_s=created_s)
+        else:
+            found = msgspec.structs.replace(found, slo=_slo(metadata))
         _remark(section, problems, _DOCUMENT_FIELDS)
         if problems.failed:
             self._bad.add(identity)
@@ -225,6 +232,24 @@ def _objective(spec: Section, name: str, namespace: str) -> Objective:
         spec.problems.error(spec.place("priority"), f"expected a 32-bit number, got {priority}")
     _remark(spec, spec.problems, ("priority", "poolRef"))
     return Objective(name, priority, namespace)
+
+
+def _slo(metadata: Section) -> Slo:
+    """Kinds of objects are the API group's: what it has no field for is an annotation."""
+    annotations = _part(metadata, "annotations")
+    ttft_ms = annotations.parsed(TTFT_ANNOTATION, _milliseconds)
+    tpot_ms = annotations.parsed(TPOT_ANNOTATION, _milliseconds)
+    return Slo(NO_SLO.ttft_ms if ttft_ms is None else ttft_ms, NO_SLO.tpot_ms if tpot_ms is None else tpot_ms)
+
+
+def _milliseconds(value: str | int | float) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise ValueError(f'expected milliseconds, a number above 0, got "{value}"')
+    return number
 
 
 def _rewrite(spec: Section, name: str, namespace: str) -> ModelRewrite:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from epp.api import ConfigError
+from epp.api import ConfigError, Slo
 from epp.data.datastore import Datastore
 from epp.discovery.object_files import (
     MAX_FILE_BYTES,
@@ -115,13 +115,15 @@ class ObjectDiscovery:
 
     def _apply(self, objects: Mapping[Identity, Object]) -> None:
         priorities: dict[str, int | None] = {}
+        slos: dict[str, Slo] = {}
         rewrites = []
         for made in objects.values():
             if isinstance(made, Objective):
                 priorities[made.name] = made.priority
+                slos[made.name] = made.slo
             else:
                 rewrites.append(made)
-        self.datastore.objectives.replace_all(priorities)
+        self.datastore.objectives.replace_all(priorities, slos)
         self.datastore.rewrites.replace_all(rewrites)
         fields = {"objectives": len(priorities), "rewrites": len(rewrites)}
         _log.info("objects of %s", self.directory, extra={"fields": fields})

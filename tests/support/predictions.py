@@ -5,9 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import inf, nan
 
+import msgspec
 import numpy as np
 
-from epp.api import LATENCY_PREDICTION, Floats, LatencyPrediction, Request, data_key
+from epp.api import (
+    LATENCY_PREDICTION,
+    Candidates,
+    DataProducer,
+    Floats,
+    LatencyPrediction,
+    Request,
+    data_key,
+    headers,
+)
 from tests.support.scheduling import make_request
 
 
@@ -44,3 +54,30 @@ def predicted(told: LatencyPrediction | None, *, priority: int = 0) -> Request:
     if told is not None:
         request.data[data_key(LATENCY_PREDICTION)] = told
     return request
+
+
+class ToldPredictions(DataProducer):
+    """Publishes what its parameters say, by `ip:port`, in place of a predictor that has learned; nothing of other endpoints."""
+
+    type = "predicted-latency-producer"
+
+    class Params(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+        ttft_ms: dict[str, float] = {}
+        tpot_ms: dict[str, float] = {}
+        slo_buffer_factor: float = 1.0
+
+    def produces(self) -> Sequence[str]:
+        return (data_key(LATENCY_PREDICTION, self.name),)
+
+    def produce(self, request: Request, candidates: Candidates) -> None:
+        ttft, tpot = np.full((2, self.handle.fleet.capacity), nan)
+        for endpoint in candidates:
+            ttft[endpoint.row] = self.params.ttft_ms.get(endpoint.host_port, nan)
+            tpot[endpoint.row] = self.params.tpot_ms.get(endpoint.host_port, nan)
+        told = prediction(
+            ttft.tolist(),
+            tpot.tolist(),
+            ttft_slo_ms=float(headers.first_of(request.headers, headers.SLO_TTFT_MS) or inf),
+            tpot_slo_ms=float(headers.first_of(request.headers, headers.SLO_TPOT_MS) or inf),
+        )
+        request.data[data_key(LATENCY_PREDICTION, self.name)] = told

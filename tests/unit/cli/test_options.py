@@ -274,3 +274,31 @@ def test_limits_of_the_other_transport_are_warned_of() -> None:
     (warning,) = options("--transport grpcio --http2-limit max-output-bytes=2Mi").warnings
 
     assert warning == "--http2-limit: no effect with --transport=grpcio"
+
+
+@pytest.mark.parametrize(
+    ("line", "environ", "enabled"),
+    [
+        ("", {}, False),
+        ("--enable-latency-predictor", {}, True),
+        ("", {"ENABLE_LATENCY_PREDICTOR": "true"}, True),
+        ("", {"ENABLE_LATENCY_PREDICTOR": ""}, False),
+        ("--enable-latency-predictor=false", {"ENABLE_LATENCY_PREDICTOR": "1"}, False),
+    ],
+)
+def test_latency_prediction_is_enabled_by_flag_or_environment(
+    line: str, environ: dict[str, str], enabled: bool
+) -> None:
+    assert options(line, **environ).enable_latency_predictor is enabled
+
+
+@pytest.mark.parametrize(("name", "text"), [("ENABLE_LATENCY_PREDICTOR", "perhaps"), ("HEADROOM_TTFT_WEIGHT", "much")])
+def test_a_variable_that_cannot_be_used_is_named(name: str, text: str) -> None:
+    with pytest.raises(UsageError, match=f"environment variable {name}: .*'{text}'"):
+        options("", **{name: text})
+
+
+def test_variables_of_plugins_are_defaults_of_their_parameters() -> None:
+    assert options("", POD_SELECTION_MODE="max").plugin_defaults == {
+        "predicted-latency-scorer": {"selectionMode": "max"}
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from epp.api import NO_SLO, Slo
 from epp.data.objectives import Objectives
 
 
@@ -42,3 +43,21 @@ def test_a_removed_objective_is_unknown() -> None:
     objectives.remove("x")
 
     assert objectives.priority_of("x") == 0
+
+
+def test_slos_go_with_their_objectives() -> None:
+    objectives = Objectives()
+    assert objectives.slo_of("x") == NO_SLO
+
+    objectives.set("x", 1, Slo(ttft_ms=200))
+    assert objectives.slo_of("x") == Slo(ttft_ms=200)
+
+    objectives.set("x", 2)
+    assert objectives.slo_of("x") == NO_SLO
+
+    objectives.replace_all({"y": 0, "z": 0}, {"y": Slo(tpot_ms=30)})
+    objectives.remove("z")
+    assert (objectives.slo_of("x"), objectives.slo_of("y")) == (NO_SLO, Slo(tpot_ms=30))
+
+    objectives.remove("y")
+    assert objectives.slo_of("y") == NO_SLO

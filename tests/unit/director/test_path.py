@@ -7,7 +7,7 @@ import uuid
 
 import pytest
 
-from epp.api import Candidates, Code, PreRequest, Request, RequestError, ResponseComplete, SchedulingResult, Scorer
+from epp.api import Candidates, Code, PreRequest, Request, RequestError, ResponseComplete, SchedulingResult, Scorer, Slo
 from epp.api.request import Response
 from epp.director.director import Director
 from epp.extproc.gen import ext_proc_pb2 as pb
@@ -56,11 +56,12 @@ def test_a_request_without_an_id_gets_one_and_one_with_an_id_keeps_it() -> None:
 @pytest.mark.parametrize("header", ["x-llm-d-inference-objective", "x-gateway-inference-objective"])
 def test_the_objective_of_either_family_gives_the_priority(header: str) -> None:
     director = make_director("10.0.0.1:8000")
-    director.datastore.objectives.set("urgent", 7)
+    director.datastore.objectives.set("urgent", 7, Slo(ttft_ms=200))
 
     conversation, _ = ask(director, **{header: "urgent"})
 
     assert conversation.request.priority == 7
+    assert conversation.request.objective_slo == Slo(ttft_ms=200)
 
 
 @pytest.mark.parametrize("header", ["x-llm-d-inference-fairness-id", "x-gateway-inference-fairness-id"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from epp.api import NO_SLO, Slo
 from epp.data.rewrites import ModelRewrite, RewriteRule, RewriteTarget
 from epp.discovery.object_files import MAX_FILE_BYTES, ObjectFile, Objective, Pool, keep_what_was, parse_object_file
 
@@ -192,3 +193,31 @@ def test_a_good_change_beside_a_bad_one_counts() -> None:
 @pytest.mark.parametrize("trouble", ["a: [", "kind: InferenceObjective", "{a: 1, a: 2}"])
 def test_what_cannot_be_told_apart_keeps_everything(trouble: str) -> None:
     assert kept(f"{OTHER.replace('-1', '7')}---\n{trouble}\n") == {"batch": -1, "other": 7}
+
+
+def with_annotations(annotations: str) -> str:
+    return OBJECTIVE.replace("{name: batch}", f"{{name: batch, annotations: {annotations}}}")
+
+
+@pytest.mark.parametrize(
+    ("annotations", "slo"),
+    [
+        ('{llm-d.ai/slo-ttft-ms: "200", llm-d.ai/slo-tpot-ms: "12.5"}', Slo(200, 12.5)),
+        ("{llm-d.ai/slo-tpot-ms: 30}", Slo(tpot_ms=30)),
+        ("{someone.else/slo-ttft-ms: x}", NO_SLO),
+        ("{}", NO_SLO),
+    ],
+)
+def test_annotations_of_an_objective_are_its_slo(annotations: str, slo: Slo) -> None:
+    (found,) = objects(with_annotations(annotations))
+
+    assert isinstance(found, Objective)
+    assert found.slo == slo
+
+
+@pytest.mark.parametrize("value", ["fast", "-1", "0", "nan", "inf"])
+def test_an_slo_that_is_none_is_told(value: str) -> None:
+    (problem,) = problems(with_annotations(f'{{llm-d.ai/slo-ttft-ms: "{value}"}}'))
+
+    path = "o.yaml:3:61: metadata.annotations.llm-d.ai/slo-ttft-ms"
+    assert problem == f'{path}: expected milliseconds, a number above 0, got "{value}"'
