@@ -108,6 +108,12 @@ def _session(rng: Random) -> Ask:
     return Ask(body=completion("hi"), headers={SESSION_TOKEN: value} if value else {})
 
 
+def _in_time(rng: Random) -> Ask:
+    """With SLOs, absurd ones and none."""
+    values = {"x-llm-d-slo-ttft-ms": rng.choice(("1", "2000", "")), "x-slo-tpot-ms": rng.choice(("1", "50", ""))}
+    return Ask(body=completion(prompt(rng)), headers={n: v for n, v in values.items() if v})
+
+
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     """One configuration over one fleet. Each of `states` loads is asked `requests` times."""
 
@@ -144,6 +150,12 @@ _STICKY: Final = simple(
     ("queue-scorer", 1),
     "max-score-picker",
     extra=(IN_FLIGHT, plugin("prefix-cache-affinity-filter", affinityThreshold=0.8)),
+)
+
+_PREDICTED: Final = (
+    plugin("predicted-latency-producer"),
+    plugin("latency-slo-admitter"),
+    plugin("prefix-cache-affinity-filter", ttftSource="latencyPredictor", affinityThreshold=0.8),
 )
 
 SCENARIOS: Final[dict[str, Scenario]] = {
@@ -189,6 +201,29 @@ SCENARIOS: Final[dict[str, Scenario]] = {
             extra=(plugin("prefix-cache-scorer", matchLengthWeight=0.6, matchLengthScaleTokens=512),),
         ),
         ask=_shared_prefix,
+    ),
+    "latency, nothing predicted": Scenario(
+        config=simple(
+            "prefix-cache-affinity-filter",
+            "slo-headroom-tier-filter",
+            ("latency-scorer", 1),
+            "max-score-picker",
+            extra=_PREDICTED,
+        ),
+        ask=_in_time,
+    ),
+    "latency, nothing predicted, by weights": Scenario(
+        config=simple(
+            ("latency-scorer", 1.3),
+            ("queue-scorer", 0.1),
+            "max-score-picker",
+            extra=(
+                plugin("predicted-latency-producer"),
+                plugin("latency-scorer", compositeKVWeight=2, compositeQueueWeight=0.5, compositePrefixWeight=1.5),
+            ),
+        ),
+        ask=_shared_prefix,
+        states=6,
     ),
     "no hit": Scenario(config=simple(("no-hit-lru-scorer", 1)), warms=True),
     "S7": Scenario(config=SAMPLES["S7"], warms=True, ask=_shared_prefix),

@@ -37,6 +37,7 @@ from epp.observability.catalogue import Catalogue
 from epp.observability.metrics import Recorder
 from epp.observability.series import Names
 from epp_plugins.registry import ALIASES, BUILTIN, REPLACED
+from epp_plugins.variables import VARIABLES
 from epp_predictor.features import FEATURES
 from epp_predictor.servers.variables import PREDICTION, TRAINING, Variable
 from tests.support.plugins import NoMetrics
@@ -246,6 +247,12 @@ def feature_table() -> str:
     return _joined(lines)
 
 
+def plugin_variable_table() -> str:
+    """Environment variables and the parameters that they are defaults of."""
+    rows = [_row(f"`{v.name}`", "<br>".join(f"`{p}` of `{t}`" for t, p in v.sets)) for v in VARIABLES]
+    return _joined(["| variable | parameter of a plugin |", "|---|---|", *rows])
+
+
 def variable_table(table: tuple[Variable, ...]) -> str:
     """Environment variables of one of the predictor's servers."""
     lines = ["| variable | default | meaning |", "|---|---|---|"]
@@ -266,6 +273,7 @@ TABLES: Final[Mapping[str, Callable[[], str]]] = {
     "metrics": metric_table,
     "transport-limits": limits_table,
     "predictor-features": feature_table,
+    "plugin-variables": plugin_variable_table,
     "predictor-train-variables": lambda: variable_table(TRAINING),
     "predictor-serve-variables": lambda: variable_table(PREDICTION),
 }

@@ -77,7 +77,7 @@ class ToldPredictions(DataProducer):
         told = prediction(
             ttft.tolist(),
             tpot.tolist(),
-            ttft_slo_ms=float(headers.first_of(request.headers, headers.SLO_TTFT_MS) or inf),
-            tpot_slo_ms=float(headers.first_of(request.headers, headers.SLO_TPOT_MS) or inf),
+            ttft_slo_ms=float(headers.first_of(request.headers, headers.SLO_TTFT_MS) or request.objective_slo.ttft_ms),
+            tpot_slo_ms=float(headers.first_of(request.headers, headers.SLO_TPOT_MS) or request.objective_slo.tpot_ms),
         )
         request.data[data_key(LATENCY_PREDICTION, self.name)] = told

@@ -249,7 +249,7 @@ class KubernetesDiscovery:
 
         def changed(resource: Resource, changes: Changes[Custom]) -> None:
             if self._session is session and made.apply(kind, resource, changes):
-                self._datastore.objectives.replace_all(made.priorities)
+                self._datastore.objectives.replace_all(made.priorities, made.slos)
                 self._datastore.rewrites.replace_all(made.rewrites)
 
         return self._watcher(f"{kind}.{group}", Custom, find, changed, {})

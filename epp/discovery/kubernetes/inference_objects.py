@@ -1,4 +1,4 @@
-"""Priorities and rewrites that InferenceObjectives and InferenceModelRewrites of both API groups make. Pure.
+"""Priorities, SLOs and rewrites that InferenceObjectives and InferenceModelRewrites of both API groups make. Pure.
 
 They are read as files of them are. Where both groups have an object of the same kind and name, llm-d's counts.
 """
@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from epp.api import Slo
 from epp.data.rewrites import ModelRewrite
 from epp.discovery.kubernetes.objects import Custom, ObjectKey
 from epp.discovery.kubernetes.resources import EXPERIMENTAL_GROUP, LLM_D_GROUP, Resource
@@ -48,6 +49,11 @@ class InferenceObjects:
         return {made.name: made.priority for made in self._latest(OBJECTIVE) if isinstance(made, Objective)}
 
     @property
+    def slos(self) -> dict[str, Slo]:
+        """The same of latencies."""
+        return {made.name: made.slo for made in self._latest(OBJECTIVE) if isinstance(made, Objective)}
+
+    @property
     def rewrites(self) -> list[ModelRewrite]:
         return [made for made in self._latest(REWRITE) if isinstance(made, ModelRewrite)]
 
@@ -73,6 +79,7 @@ class InferenceObjects:
                 "name": metadata.name,
                 "namespace": metadata.namespace,
                 "creationTimestamp": metadata.creation_timestamp,
+                "annotations": metadata.annotations,
             },
             "spec": msgspec.json.decode(obj.spec),
         }

@@ -11,10 +11,9 @@ from typing import Final
 
 import msgspec
 
-from epp.api import LatencyRecord, Payload, Response, Termination
+from epp.api import LatencyRecord, Payload, Response, Slo, Termination
 from epp_plugins.latency.content import EventContent, EveryPiece
 from epp_plugins.latency.ledger import Charge
-from epp_plugins.latency.slo import Slo
 from epp_predictor.predictor import Decision
 
 # Globals: an enum's class is slow to read from.

@@ -1,26 +1,13 @@
-"""The latencies that a request asks for, in its headers. What is no latency is ignored, and counted."""
+"""The latencies that a request asks for: in its headers, else by its objective. What is no latency is ignored, and counted."""
 
 from __future__ import annotations
 
 import math
-from typing import Final
 
-import msgspec
-
-from epp.api import Handle, Request, headers
+from epp.api import Handle, Request, Slo, headers
 
 _TTFT, _OLD_TTFT = headers.SLO_TTFT_MS
 _TPOT, _OLD_TPOT = headers.SLO_TPOT_MS
-
-
-class Slo(msgspec.Struct, frozen=True):
-    """Service level objectives of one request, milliseconds. One that it does not have is infinite: always met."""
-
-    ttft_ms: float = math.inf
-    tpot_ms: float = math.inf
-
-
-NO_SLO: Final = Slo()
 
 
 class SloReader:
@@ -37,19 +24,21 @@ class SloReader:
         """The SLO of `request`; `NO_SLO` where it has none."""
         given = request.headers
         if _TTFT in given or _OLD_TTFT in given or _TPOT in given or _OLD_TPOT in given:
+            otherwise = request.objective_slo
             return Slo(
-                self._milliseconds(request, headers.SLO_TTFT_MS), self._milliseconds(request, headers.SLO_TPOT_MS)
+                self._milliseconds(request, headers.SLO_TTFT_MS, otherwise.ttft_ms),
+                self._milliseconds(request, headers.SLO_TPOT_MS, otherwise.tpot_ms),
             )
-        return NO_SLO
+        return request.objective_slo
 
-    def _milliseconds(self, request: Request, names: tuple[str, ...]) -> float:
+    def _milliseconds(self, request: Request, names: tuple[str, ...], otherwise: float) -> float:
         text = headers.first_of(request.headers, names)
         if not text:
-            return math.inf
+            return otherwise
         value = milliseconds(text)
         if value is None:
             self._ignored.labels(names[0]).inc()
-            return math.inf
+            return otherwise
         return value
 
 

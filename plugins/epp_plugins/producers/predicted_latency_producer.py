@@ -14,6 +14,7 @@ from epp.api import (
     ENCODER_MATCH,
     LATENCY_PREDICTION,
     LATENCY_RECORD,
+    NO_SLO,
     PREFILL_BACKLOG,
     PREFIX_MATCH,
     Background,
@@ -35,6 +36,7 @@ from epp.api import (
     ResponseReceived,
     ResponseStreaming,
     SchedulingResult,
+    Slo,
     StateDumper,
     StateKeeper,
     data_key,
@@ -45,7 +47,7 @@ from epp_plugins.latency.ledger import Charge, Ledger
 from epp_plugins.latency.metrics import TRAINING_ONLY, UNAVAILABLE, UNTRAINED, LatencyMetrics
 from epp_plugins.latency.rows import Rows, uncached_tokens
 from epp_plugins.latency.running_slos import RunningSlos
-from epp_plugins.latency.slo import NO_SLO, Slo, SloReader
+from epp_plugins.latency.slo import SloReader
 from epp_plugins.latency_servers.prediction_client import NoPrediction, PredictionClient
 from epp_plugins.latency_servers.servers import prediction_client, training_client
 from epp_predictor.features import POD_TYPES

@@ -91,7 +91,7 @@ schedulingProfiles:
 """
 # Configurations that llm-d ships. When the last of a sample's types is there, the sample loads.
 SAMPLES = {"S1": S1, "S2": S2, "S3": S3, "S4": S4, "S5": S5}
-LOADED = {"S1", "S3", "S4", "S5"}
+LOADED = {"S1", "S2", "S3", "S4", "S5"}
 
 
 def registry() -> Registry:
@@ -246,3 +246,15 @@ def test_metric_specs_of_the_known_engines_are_accepted(spec: str) -> None:
 
     params = pipeline.plugins["core-metrics-extractor"].params
     assert params.engine_configs[0].queued_requests_spec == spec
+
+
+def test_the_built_in_configuration_with_prediction_is_that_of_the_charts() -> None:
+    chart, built_in = build_text(S2), build(load_default(predicting=True), registry(), make_environment())
+    profile = resolved_of(built_in).profiles[0]
+
+    assert profile.scorers == resolved_of(chart).profiles[0].scorers
+    assert profile.filters == ("strict-affinity-filter", "slo-headroom-tier-filter", "loose-affinity-filter")
+    assert profile.picker == "weighted-random-picker"
+    assert [a.type for a in built_in.admitters] == ["latency-slo-admitter"]
+    assert "predicted-latency-producer" in resolved_of(built_in).producers
+    assert resolved_of(built_in).warnings == ()

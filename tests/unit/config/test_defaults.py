@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from epp.api import IN_FLIGHT_LOAD, PREFIX_MATCH, data_key
@@ -265,3 +266,21 @@ def test_plugins_are_in_configuration_order_with_defaults_after_them() -> None:
     )
 
     assert names[:3] == ["random-picker", "z", "a"]
+
+
+@pytest.mark.parametrize(
+    ("body", "names"),
+    [
+        pytest.param(SCORER, ["queue-scorer", "keep-all"], id="added"),
+        pytest.param(
+            "plugins: [{type: queue-scorer}, {type: keep-all, name: mine}]\n", ["queue-scorer", "mine"], id="there"
+        ),
+    ],
+)
+def test_what_every_configuration_has_is_added_where_it_is_not_there(body: str, names: list[str]) -> None:
+    environment = msgspec.structs.replace(make_environment(), always=("keep-all",))
+    profiles = "schedulingProfiles: [{name: p, plugins: [{pluginRef: queue-scorer}]}]\n"
+
+    resolved = resolved_of(build(load_text(HEAD + body + profiles), fake_registry(), environment))
+
+    assert [n for n, spec in resolved.plugins.items() if spec.type in ("queue-scorer", "keep-all")] == names

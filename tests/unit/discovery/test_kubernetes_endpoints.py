@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from epp.api import Slo
 from epp.data.endpoint_spec import EndpointSpec
 from epp.discovery.kubernetes.endpoints import Roster, endpoints_of
 from epp.discovery.kubernetes.inference_objects import InferenceObjects
@@ -175,6 +176,16 @@ def test_of_two_groups_the_objective_of_llm_d_counts() -> None:
     made.apply(OBJECTIVE, of(LLM_D_GROUP), {key: None})
 
     assert made.priorities == {"batch": 7}
+
+
+def test_annotations_are_the_slo_of_an_objective() -> None:
+    made = InferenceObjects(PoolName("pool"))
+    objective = make_objective("chat", 1)
+    objective["metadata"]["annotations"] = {"llm-d.ai/slo-ttft-ms": "500"}
+
+    made.apply(OBJECTIVE, of(LLM_D_GROUP), {("default", "chat"): custom(objective)})
+
+    assert made.slos == {"chat": Slo(ttft_ms=500)}
 
 
 def test_objects_of_other_pools_do_not_count() -> None:

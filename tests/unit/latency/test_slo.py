@@ -10,9 +10,9 @@ from time import monotonic
 
 import pytest
 
-from epp.api import Fleet, Handle
+from epp.api import NO_SLO, Fleet, Handle, Slo
 from epp.observability.metrics import Recorder
-from epp_plugins.latency.slo import NO_SLO, Slo, SloReader
+from epp_plugins.latency.slo import SloReader
 from tests.support.plugins import make_handle
 from tests.support.scheduling import make_request
 
@@ -58,3 +58,18 @@ def test_what_is_ignored_counts() -> None:
 
     page = recorder.render()[0].decode()
     assert 'llm_epp_slo_headers_ignored_total{header="x-llm-d-slo-ttft-ms"} 2' in page
+
+
+@pytest.mark.parametrize(
+    ("given", "slo"),
+    [
+        ({}, Slo(500.0, 50.0)),
+        ({TTFT: "200"}, Slo(200.0, 50.0)),
+        ({TTFT: "soon", TPOT: "20"}, Slo(500.0, 20.0)),
+    ],
+)
+def test_what_the_headers_do_not_ask_for_is_the_objectives(given: dict[str, str], slo: Slo) -> None:
+    request = make_request(headers=given)
+    request.objective_slo = Slo(500.0, 50.0)
+
+    assert SloReader(make_handle()).read(request) == slo
