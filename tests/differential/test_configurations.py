@@ -43,6 +43,8 @@ FRIENDLIER: Final = {
 
 ALONE_STRICTER: Final = {"disagg-profile-handler": "there is no profile for decoding"}
 ALONE_FRIENDLIER: Final = {
+    "expected-cost-scorer": "ours alone",
+    "prefill-backlog-producer": "ours alone",
     "predicted-latency-scorer": "of an earlier release",
     "slo-scorer": "of an earlier release",
     "slo-aware-routing": "of an earlier release",
