@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
 import tempfile
+from copy import deepcopy
 from pathlib import Path
 from typing import Final
 
 import pytest
 import yaml
 
-from tests.support.chart_cases import CASES, LABELS, gie, llm_d
-from tests.support.charts import RELEASE, ROOT, Case, Object, render
+from tests.support.chart_cases import CASES, LABELS, gie, llm_d, rendered
+from tests.support.charts import RELEASE, ROOT, Case, Object
 from tests.support.control_plane import ControlPlane, ControlPlaneError
+from tests.support.pages import blocks, commands
 from tests.support.tools import HELM, ToolMissingError, find
 
 CRDS: Final = sorted((ROOT / "deploy" / "crds").glob("infer*.yaml"))
@@ -114,19 +117,16 @@ def release(cluster: ControlPlane, namespace: str, tmp_path: Path) -> Release:
 # --- what the server says ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_the_server_takes_every_object_as_it_is_written(name: str, cluster: ControlPlane, namespace: str) -> None:
+def test_the_server_takes_every_object_as_it_is_written(cluster: ControlPlane, namespace: str) -> None:
     """`strict`: a field that the kind does not have is refused, where the server else drops it silently."""
-    objects = render(CASES[name][0]).objects
-    for made in objects:
-        if "namespace" in made["metadata"]:
-            made["metadata"]["namespace"] = namespace
+    texts = {yaml.safe_dump(made) for name in CASES for made in rendered(name).objects}
+    moved = [text.replace("namespace: models", f"namespace: {namespace}") for text in sorted(texts)]
 
     said = cluster.kubectl(
-        "create", "--dry-run=server", "--validate=strict", "-o=name", "-f=-", stdin=yaml.safe_dump_all(objects)
+        "create", "--dry-run=server", "--validate=strict", "-o=name", "-f=-", stdin="---\n".join(moved)
     )
 
-    assert len(said.split()) == len(objects)
+    assert len(said.split()) == len(moved)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_the_server_takes_every_object_as_it_is_written(name: str, cluster: Cont
 )
 def test_pods_are_admitted_where_pod_security_is_restricted(name: str, cluster: ControlPlane, namespace: str) -> None:
     cluster.api.patch("v1", "Namespace", namespace, {"metadata": {"labels": RESTRICTED}})
-    pod = render(CASES[name][0]).one("Deployment", f"{RELEASE}-epp")["spec"]["template"]
+    pod = deepcopy(rendered(name).one("Deployment", f"{RELEASE}-epp")["spec"]["template"])
     pod |= {"apiVersion": "v1", "kind": "Pod"}
     pod["metadata"] |= {"name": "pod", "namespace": namespace}
 
@@ -199,6 +199,24 @@ def test_a_rollback_brings_back_what_was_there(release: Release) -> None:
     release.cluster.helm("rollback", RELEASE, f"--namespace={release.namespace}")
 
     assert "--v=2" in release.deployment()["spec"]["template"]["spec"]["containers"][0]["args"]
+
+
+def test_the_commands_of_the_page_work_one_after_the_other(
+    cluster: ControlPlane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = ROOT / "docs" / "charts.md"
+    (tmp_path / "deploy").symlink_to(ROOT / "deploy")
+    (values,) = blocks(page, "yaml")
+    (tmp_path / "values.yaml").write_text(values.text)
+    monkeypatch.chdir(tmp_path)
+
+    for command in commands(page):
+        program, *arguments = shlex.split(command.text)
+        assert program == "helm"
+        cluster.helm(*arguments)
+
+    assert cluster.helm("list", "--namespace=inference", "--short") == ""
+    assert cluster.kubectl("get", "deployments,inferencepools", "--namespace=inference", "-o=name") == ""
 
 
 # --- what is said --------------------------------------------------------------------------------------------------------

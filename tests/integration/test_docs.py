@@ -68,6 +68,7 @@ NOT_RUN: Final[Mapping[str, str]] = {
     "make protos": "writes into the source tree; tests/unit/test_protos.py compares",
     "python -m tests.bench": "measures, which tests do not",
     "pip install llm-epp": "needs a package index",
+    "helm": "needs a cluster; tests/integration/test_chart_install.py runs it with a real API server",
     "kubectl": "needs a cluster; tests/integration/test_manifests.py runs it with a real API server",
 }
 

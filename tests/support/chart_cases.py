@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, Final, NamedTuple
 
 import yaml
 
-from tests.support.charts import CHARTS, Case, Object
+from tests.support.charts import CHARTS, Case, Object, Rendered, render
 
 LABELS: Final[Object] = {"inferencePool": {"modelServers": {"matchLabels": {"app": "vllm"}}}}
 LLM_D_LABELS: Final[Object] = {"router": {"modelServers": {"matchLabels": {"app": "vllm"}}}}
@@ -36,6 +37,7 @@ PREDICTOR: Final = ("ConfigMap/pool-epp-latency-predictor-prediction", "ConfigMa
 POOL: Final = ("--pool-name", "pool", "--pool-namespace", "models", "--pool-group", "inference.networking.k8s.io")
 SELECTOR: Final = ("--endpoint-selector", "app=vllm", "--endpoint-target-ports")
 CONFIG: Final = ("--zap-encoder", "json", "--config-file", "/config/default-plugins.yaml")
+DRAIN: Final = "--drain-timeout=120s"  # of a grace period of 130 s
 PORTS: Final = {"grpc-ext-proc": 9002, "http-metrics": 9090}
 
 
@@ -71,17 +73,17 @@ CASES: Final[Mapping[str, tuple[Case, Expected]]] = {
     # --- values files as people have them
     "gie-inferencepool": (
         Case("inferencepool", ("gie-inferencepool",)),
-        Expected(WITH_POOL, (*POOL, *CONFIG, "--v=1", "--tracing=false")),
+        Expected(WITH_POOL, (*POOL, *CONFIG, DRAIN, "--v=1", "--tracing=false")),
     ),
     "gie-latency": (
         Case("inferencepool", ("gie-latency",)),
-        Expected(WITH_POOL, (*POOL, *CONFIG, "--enable-latency-predictor", "--v=1", "--tracing=false")),
+        Expected(WITH_POOL, (*POOL, *CONFIG, DRAIN, "--enable-latency-predictor", "--v=1", "--tracing=false")),
     ),
     "gie-latency, sidecars": (
         Case("inferencepool", ("gie-latency",), {"inferenceExtension": {"latencyPredictor": TWO_SERVERS}}),
         Expected(
             (*WITH_POOL, *PREDICTOR),
-            (*POOL, *CONFIG, "--enable-latency-predictor", "--v=1", "--tracing=false"),
+            (*POOL, *CONFIG, DRAIN, "--enable-latency-predictor", "--v=1", "--tracing=false"),
             ports={**PORTS, "latency-training": 8000, "latency-predict-1": 8001, "latency-predict-2": 8002},
             containers=("epp", "training-server", "prediction-server-1", "prediction-server-2"),
             volumes=("plugins-config-volume", "tmp", *SERVER_VOLUMES),
@@ -91,7 +93,7 @@ CASES: Final[Mapping[str, tuple[Case, Expected]]] = {
         Case("standalone", ("gie-standalone",)),
         Expected(
             (*WITH_POOL, "ConfigMap/envoy"),
-            (*POOL, *CONFIG, "--v=1", "--tracing=false"),
+            (*POOL, *CONFIG, DRAIN, "--v=1", "--tracing=false"),
             ports={**PORTS, "http": 8081},
             containers=("envoy-sidecar", "epp"),
             volumes=("plugins-config-volume", "tmp", "config"),
@@ -101,7 +103,7 @@ CASES: Final[Mapping[str, tuple[Case, Expected]]] = {
         Case("standalone", ("gie-standalone",), {"inferenceExtension": {"endpointsServer": NO_POOL}}),
         Expected(
             (*BASIC, "ConfigMap/envoy"),
-            (*SELECTOR, "8000,8001", *CONFIG, "--v=1", "--tracing=false"),
+            (*SELECTOR, "8000,8001", *CONFIG, DRAIN, "--v=1", "--tracing=false"),
             ports={**PORTS, "http": 8081},
             containers=("envoy-sidecar", "epp"),
             volumes=("plugins-config-volume", "tmp", "config"),
@@ -110,13 +112,13 @@ CASES: Final[Mapping[str, tuple[Case, Expected]]] = {
     ),
     "llm-d-gateway": (
         Case("inferencepool", ("llm-d-gateway",)),
-        Expected(WITH_POOL, (*POOL, *CONFIG, "--v=1", "--tracing=false"), selector="llm-d-router-gateway"),
+        Expected(WITH_POOL, (*POOL, *CONFIG, DRAIN, "--v=1", "--tracing=false"), selector="llm-d-router-gateway"),
     ),
     "llm-d-gateway, sidecars": (
         Case("inferencepool", ("llm-d-gateway",), {"router": {"latencyPredictor": TWO_SERVERS}}),
         Expected(
             (*WITH_POOL, *PREDICTOR),
-            (*POOL, *CONFIG, "--enable-latency-predictor", "--v=1", "--tracing=false"),
+            (*POOL, *CONFIG, DRAIN, "--enable-latency-predictor", "--v=1", "--tracing=false"),
             ports={**PORTS, "latency-training": 8000, "latency-predict-1": 8001, "latency-predict-2": 8002},
             containers=("epp", "training-server", "prediction-server-1", "prediction-server-2"),
             volumes=("plugins-config-volume", "tmp", *SERVER_VOLUMES),
@@ -127,7 +129,7 @@ CASES: Final[Mapping[str, tuple[Case, Expected]]] = {
         Case("standalone", ("llm-d-standalone",)),
         Expected(
             (*WITH_POOL, "ConfigMap/envoy"),
-            (*POOL, *CONFIG, "--v=1", "--tracing=false"),
+            (*POOL, *CONFIG, DRAIN, "--v=1", "--tracing=false"),
             ports={**PORTS, "http": 8081},
             containers=("envoy-proxy", "epp"),
             volumes=("plugins-config-volume", "tmp", "config"),
@@ -142,7 +144,7 @@ CASES: Final[Mapping[str, tuple[Case, Expected]]] = {
         ),
         Expected(
             (*BASIC, "ConfigMap/agentgateway"),
-            (*SELECTOR, "8000", *CONFIG, "--secure-serving=false", "--v=1", "--tracing=false"),
+            (*SELECTOR, "8000", *CONFIG, DRAIN, "--secure-serving=false", "--v=1", "--tracing=false"),
             ports={**PORTS, "http": 8081},
             containers=("agentgateway-proxy", "epp"),
             volumes=("plugins-config-volume", "tmp", "agentgateway-config-template"),
@@ -153,7 +155,7 @@ CASES: Final[Mapping[str, tuple[Case, Expected]]] = {
         Case("standalone", ("llm-d-standalone",), {"router": {"proxy": {"mode": "service"}}}),
         Expected(
             (*WITH_POOL, "ConfigMap/envoy", "Deployment/pool-proxy", "Service/pool-proxy"),
-            (*POOL, *CONFIG, "--v=1", "--tracing=false"),
+            (*POOL, *CONFIG, DRAIN, "--v=1", "--tracing=false"),
             selector="llm-d-router-gateway",
         ),
     ),
@@ -161,7 +163,7 @@ CASES: Final[Mapping[str, tuple[Case, Expected]]] = {
         Case("inferencepool", ("llm-d-gateway",), {"router": {"tokenizer": {"enabled": True, "modelName": "qwen"}}}),
         Expected(
             WITH_POOL,
-            (*POOL, *CONFIG, "--v=1", "--tracing=false"),
+            (*POOL, *CONFIG, DRAIN, "--v=1", "--tracing=false"),
             containers=("epp", "vllm-render"),
             volumes=("plugins-config-volume", "tmp", "model-cache"),
             selector="llm-d-router-gateway",
@@ -175,6 +177,7 @@ CASES: Final[Mapping[str, tuple[Case, Expected]]] = {
                 *POOL,
                 *CONFIG[:-1],
                 "/config/slo-plugins.yaml",
+                DRAIN,
                 "--enable-latency-predictor=true",
                 "--v=4",
                 "--tracing=false",
@@ -189,6 +192,7 @@ CASES: Final[Mapping[str, tuple[Case, Expected]]] = {
                 *POOL,
                 *CONFIG[:-1],
                 "/config/slo-plugins.yaml",
+                DRAIN,
                 "--enable-latency-predictor=true",
                 "--v=4",
                 "--tracing=false",
@@ -205,22 +209,20 @@ CASES: Final[Mapping[str, tuple[Case, Expected]]] = {
                 *WITH_POOL,
                 "InferenceObjective/batch",
                 "InferenceObjective/interactive",
-                "Secret/inference-gateway-sa-metrics-reader-secret",
-                "ServiceMonitor/pool-epp-monitor",
             ),
-            (*POOL, *CONFIG, "--enable-latency-predictor", "--v=2", "--tracing=false"),
+            (*POOL, *CONFIG, DRAIN, "--enable-latency-predictor", "--v=2", "--tracing=false"),
         ),
     ),
     # --- single values
     "labels alone": (
         Case("inferencepool", (), LABELS),
-        Expected(WITH_POOL, (*POOL, *CONFIG, "--v=1", "--tracing=false")),
+        Expected(WITH_POOL, (*POOL, *CONFIG, DRAIN, "--v=1", "--tracing=false")),
     ),
     "replicas": (
         Case("inferencepool", (), gie(replicas=3)),
         Expected(
             (*WITH_POOL, *ELECTION),
-            (*POOL, *CONFIG, "--ha-enable-leader-election", "--v=1", "--tracing=false"),
+            (*POOL, *CONFIG, "--drain-timeout=105s", "--ha-enable-leader-election", "--v=1", "--tracing=false"),
             health=("liveness", "readiness"),
         ),
     ),
@@ -228,7 +230,7 @@ CASES: Final[Mapping[str, tuple[Case, Expected]]] = {
         Case("inferencepool", (), llm_d(epp={"replicas": 2, "flags": {"ha-enable-leader-election": False}})),
         Expected(
             WITH_POOL,
-            (*POOL, *CONFIG, "--ha-enable-leader-election=false", "--v=1", "--tracing=false"),
+            (*POOL, *CONFIG, DRAIN, "--ha-enable-leader-election=false", "--v=1", "--tracing=false"),
             health=("liveness", "readiness"),
             selector="llm-d-router-gateway",
         ),
@@ -237,14 +239,14 @@ CASES: Final[Mapping[str, tuple[Case, Expected]]] = {
         Case("inferencepool", (), gie(monitoring={"prometheus": {"enabled": True}})),
         Expected(
             (*WITH_POOL, "Secret/inference-gateway-sa-metrics-reader-secret", "ServiceMonitor/pool-epp-monitor"),
-            (*POOL, *CONFIG, "--v=1", "--tracing=false"),
+            (*POOL, *CONFIG, DRAIN, "--v=1", "--tracing=false"),
         ),
     ),
     "metrics for all": (
         Case("inferencepool", (), gie(monitoring={"prometheus": {"enabled": True, "auth": {"enabled": False}}})),
         Expected(
             (*(name for name in WITH_POOL if not name.startswith("ClusterRole")), "ServiceMonitor/pool-epp-monitor"),
-            (*POOL, *CONFIG, "--v=1", "--tracing=false", "--metrics-endpoint-auth=false"),
+            (*POOL, *CONFIG, DRAIN, "--v=1", "--tracing=false", "--metrics-endpoint-auth=false"),
         ),
     ),
     "gke": (
@@ -262,12 +264,12 @@ CASES: Final[Mapping[str, tuple[Case, Expected]]] = {
                 "Secret/pool-metrics-reader-secret",
                 "ServiceAccount/pool-metrics-reader-sa",
             ),
-            (*POOL, *CONFIG, "--v=1", "--tracing=false"),
+            (*POOL, *CONFIG, DRAIN, "--v=1", "--tracing=false"),
         ),
     ),
     "istio": (
         Case("inferencepool", (), {**LABELS, "provider": {"name": "istio"}}),
-        Expected((*WITH_POOL, "DestinationRule/pool-epp"), (*POOL, *CONFIG, "--v=1", "--tracing=false")),
+        Expected((*WITH_POOL, "DestinationRule/pool-epp"), (*POOL, *CONFIG, DRAIN, "--v=1", "--tracing=false")),
     ),
     "route and objectives": (
         Case(
@@ -281,21 +283,21 @@ CASES: Final[Mapping[str, tuple[Case, Expected]]] = {
         ),
         Expected(
             (*WITH_POOL, "HTTPRoute/pool", "InferenceObjective/batch", "InferenceObjective/chat"),
-            (*POOL, *CONFIG, "--v=1", "--tracing=false"),
+            (*POOL, *CONFIG, DRAIN, "--v=1", "--tracing=false"),
         ),
     ),
     "availability": (
         Case("inferencepool", (), gie(podDisruptionBudget={"enabled": True}, networkPolicy={"enabled": True})),
         Expected(
             (*WITH_POOL, "NetworkPolicy/pool-epp", "PodDisruptionBudget/pool-epp"),
-            (*POOL, *CONFIG, "--v=1", "--tracing=false"),
+            (*POOL, *CONFIG, DRAIN, "--v=1", "--tracing=false"),
         ),
     ),
     "a configuration that is there": (
         Case("inferencepool", (), gie(existingConfigMap="mine", pluginsConfigFile="a.yaml")),
         Expected(
             tuple(name for name in WITH_POOL if name != "ConfigMap/pool-epp"),
-            (*POOL, *CONFIG[:-1], "/config/a.yaml", "--v=1", "--tracing=false"),
+            (*POOL, *CONFIG[:-1], "/config/a.yaml", DRAIN, "--v=1", "--tracing=false"),
         ),
     ),
     "a configuration of one's own": (
@@ -304,13 +306,13 @@ CASES: Final[Mapping[str, tuple[Case, Expected]]] = {
             (),
             gie(pluginsConfigFile="my.yaml", pluginsCustomConfig={"my.yaml": PLUGINS, "b.yaml": PLUGINS}),
         ),
-        Expected(WITH_POOL, (*POOL, *CONFIG[:-1], "/config/my.yaml", "--v=1", "--tracing=false")),
+        Expected(WITH_POOL, (*POOL, *CONFIG[:-1], "/config/my.yaml", DRAIN, "--v=1", "--tracing=false")),
     ),
     "a configuration as a map": (
         Case("inferencepool", (), llm_d(epp={"pluginsConfigFile": "m.yaml", "pluginsConfig": yaml.safe_load(PLUGINS)})),
         Expected(
             WITH_POOL,
-            (*POOL, *CONFIG[:-1], "/config/m.yaml", "--v=1", "--tracing=false"),
+            (*POOL, *CONFIG[:-1], "/config/m.yaml", DRAIN, "--v=1", "--tracing=false"),
             selector="llm-d-router-gateway",
         ),
     ),
@@ -329,7 +331,7 @@ CASES: Final[Mapping[str, tuple[Case, Expected]]] = {
         ),
         Expected(
             WITH_POOL,
-            (*POOL, *CONFIG[2:], "--tracing=true", "--zap-encoder=console", "--v=3", "--health-checking"),
+            (*POOL, *CONFIG[2:], DRAIN, "--tracing=true", "--zap-encoder=console", "--v=3", "--health-checking"),
         ),
     ),
     "sglang over gRPC": (
@@ -338,11 +340,11 @@ CASES: Final[Mapping[str, tuple[Case, Expected]]] = {
             (),
             {"inferencePool": {**LABELS["inferencePool"], "modelServerType": "sglang", "modelServerProtocol": "grpc"}},
         ),
-        Expected(WITH_POOL, (*POOL, *CONFIG, "--v=1", "--tracing=false")),
+        Expected(WITH_POOL, (*POOL, *CONFIG, DRAIN, "--v=1", "--tracing=false")),
     ),
     "vllm over gRPC": (
         Case("inferencepool", (), llm_d(modelServers={**LLM_D_LABELS["router"]["modelServers"], "protocol": "grpc"})),
-        Expected(WITH_POOL, (*POOL, *CONFIG, "--v=1", "--tracing=false"), selector="llm-d-router-gateway"),
+        Expected(WITH_POOL, (*POOL, *CONFIG, DRAIN, "--v=1", "--tracing=false"), selector="llm-d-router-gateway"),
     ),
     "triton, payload agnostic": (
         Case(
@@ -360,6 +362,7 @@ CASES: Final[Mapping[str, tuple[Case, Expected]]] = {
                 *POOL,
                 *CONFIG[:-1],
                 "/config/payload-agnostic.yaml",
+                DRAIN,
                 "--allow-experimental-plugins",
                 "--v=1",
                 "--tracing=false",
@@ -367,3 +370,9 @@ CASES: Final[Mapping[str, tuple[Case, Expected]]] = {
         ),
     ),
 }
+
+
+@cache
+def rendered(name: str) -> Rendered:
+    """What a case comes to; not to be changed. Raises ToolMissingError where there is no helm."""
+    return render(CASES[name][0])

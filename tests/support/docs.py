@@ -40,6 +40,7 @@ from epp_plugins.registry import ALIASES, BUILTIN, REPLACED
 from epp_plugins.variables import VARIABLES
 from epp_predictor.features import FEATURES
 from epp_predictor.servers.variables import PREDICTION, TRAINING, Variable
+from tests.support.chart_docs import value_table, without_effect_table
 from tests.support.plugins import NoMetrics
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -276,6 +277,8 @@ TABLES: Final[Mapping[str, Callable[[], str]]] = {
     "plugin-variables": plugin_variable_table,
     "predictor-train-variables": lambda: variable_table(TRAINING),
     "predictor-serve-variables": lambda: variable_table(PREDICTION),
+    "chart-values": value_table,
+    "chart-values-without-effect": without_effect_table,
 }
 
 

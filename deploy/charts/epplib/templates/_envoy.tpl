@@ -1,4 +1,4 @@
-{{- /* Configurations of the proxies. Envoy's is what `epp envoy-config --response-bodies all` writes, with a listener for probes. */ -}}
+{{- /* Configurations of the proxies. Envoy's is what `epp envoy-config --response-bodies all --probes 0.0.0.0:19001` writes. */ -}}
 
 {{- define "epplib.eppHost" -}}
 {{- eq .proxy.mode "service" | ternary (printf "%s.%s.svc.%s" .name .namespace .epp.clusterDomain) "127.0.0.1" -}}
@@ -30,19 +30,14 @@ static_resources:
           route_config:
             name: probes
             virtual_hosts:
-            - name: statistics
+            - name: probes
               domains: ['*']
               routes:
+              - match: {path: /ready}
+                route: {cluster: admin}
               - match: {path: /stats/prometheus}
                 route: {cluster: admin}
           http_filters:
-          - name: envoy.filters.http.health_check
-            typed_config:
-              '@type': {{ $type }}.filters.http.health_check.v3.HealthCheck
-              pass_through_mode: false
-              headers:
-              - name: ':path'
-                string_match: {exact: /ready}
           - name: envoy.filters.http.router
             typed_config:
               '@type': {{ $type }}.filters.http.router.v3.Router

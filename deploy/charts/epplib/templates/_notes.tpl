@@ -58,6 +58,8 @@ NOTE: {{ . }}
   values: [router.epp.autoscaling, router.proxy.autoscaling]
 - because: GKE's preferred backends need a StatefulSet, which this chart does not make
   values: [provider.gke.preferredBackends]
+- because: the chart gives the servers their ports, and each the address of the other
+  values: [inferenceExtension.sidecars.predictionServers.config.port, inferenceExtension.sidecars.predictionServers.config.trainingServerUrl]
 {{- if not $proxied }}
 - because: it is for a proxy with mode service
   values: [inferenceExtension.sidecar.replicas, router.proxy.replicas]

@@ -85,12 +85,13 @@ spec:
       {{- end }}
 {{- end -}}
 
-{{- /* Pods that wait for the lease are never ready, so a rolling update of them would wait for ever. */ -}}
+{{- /* Pods that wait for the lease are not ready while the leader stays, so waiting for them would be waiting for ever. */ -}}
 {{- define "epplib.strategy" -}}
 {{- if .epp.deploymentStrategy -}}
 {{- toYaml .epp.deploymentStrategy -}}
 {{- else if .epp.elects -}}
-type: Recreate
+type: RollingUpdate
+rollingUpdate: {maxSurge: 100%, maxUnavailable: 100%}
 {{- else -}}
 type: RollingUpdate
 rollingUpdate: {maxSurge: 1, maxUnavailable: 0}
@@ -119,6 +120,12 @@ rollingUpdate: {maxSurge: 1, maxUnavailable: 0}
   readinessProbe:
     grpc: {port: {{ int .epp.healthPort }}, service: {{ gt .epp.replicas 1.0 | ternary "readiness" "inference-extension" }}}
     periodSeconds: 2
+  {{- if .epp.elects }}
+  lifecycle:
+    preStop:
+      # In a roll-out the leader goes on while those that follow it start and learn the endpoints.
+      exec: {command: [sleep, "{{ int .epp.handOverSeconds }}"]}
+  {{- end }}
   {{- with .epp.resources }}
   resources:
     {{- toYaml . | nindent 4 }}
@@ -161,6 +168,9 @@ rollingUpdate: {maxSurge: 1, maxUnavailable: 0}
 {{- end }}
 - --config-file
 - {{ printf "/config/%s" .epp.pluginsConfigFile | quote }}
+{{- if not (hasKey $given "drain-timeout") }}
+- --drain-timeout={{ int .epp.drainSeconds }}s
+{{- end }}
 {{- /* session-affinity-scorer is experimental. */}}
 {{- if and (eq .epp.pluginsConfigFile "payload-agnostic.yaml") (not (hasKey $given "allow-experimental-plugins")) }}
 - --allow-experimental-plugins

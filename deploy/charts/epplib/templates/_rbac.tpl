@@ -48,17 +48,16 @@ roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: {{ .clus
 {{- end -}}
 
 {{- define "epplib.podRules" -}}
-- {apiGroups: [""], resources: [pods], verbs: [get, list, watch]}
+- {apiGroups: [""], resources: [pods], verbs: [list, watch]}
 {{- end -}}
 
 {{- define "epplib.poolRules" -}}
-- {apiGroups: [inference.networking.k8s.io], resources: [inferencepools], verbs: [get, list, watch]}
-- {apiGroups: [inference.networking.x-k8s.io, llm-d.ai], resources: [inferenceobjectives, inferencemodelrewrites], verbs: [get, list, watch]}
+- {apiGroups: [inference.networking.k8s.io], resources: [inferencepools], verbs: [list, watch]}
+- {apiGroups: [inference.networking.x-k8s.io, llm-d.ai], resources: [inferenceobjectives, inferencemodelrewrites], verbs: [list, watch]}
 {{- end -}}
 
 {{- define "epplib.leaseRules" -}}
-- {apiGroups: [coordination.k8s.io], resources: [leases], verbs: [get, list, watch, create, update, patch, delete]}
-- {apiGroups: [""], resources: [events], verbs: [create, patch]}
+- {apiGroups: [coordination.k8s.io], resources: [leases], verbs: [get, create, update]}
 {{- end -}}
 
 {{- /* A Role and its binding to the EPP. */ -}}

@@ -42,9 +42,12 @@ metadata:
   labels:
     {{- toYaml .labels | nindent 4 }}
 spec:
+  {{- if .epp.elects }}
+  # Only the leader is ready, so any number above 0 would forbid to move it for ever. 0 forbids to evict a pod while none is ready.
+  minAvailable: 0
+  {{- else }}
   maxUnavailable: {{ .epp.podDisruptionBudget.maxUnavailable }}
-  # Pods that wait for the lease are never ready; without this they could never be evicted.
-  unhealthyPodEvictionPolicy: AlwaysAllow
+  {{- end }}
   selector:
     matchLabels:
       {{- toYaml .selectorLabels | nindent 6 }}

@@ -38,6 +38,7 @@ provider is the same in all of them. Defaults come from this chart's values.yaml
 - objectives: inferenceObjectives
 - objectives: router.inferenceObjectives
 - route: experimentalHttpRoute
+- route.create: experimentalHttpRoute.enabled
 - route: httpRoute
 - provider: provider
 {{- end -}}
@@ -142,6 +143,9 @@ httpTimeout: HTTP_TIMEOUT
 {{- $_ := set $epp "env" (include "epplib.variables" $epp.env | fromYamlArray) -}}
 {{- $_ := set $epp "replicas" (int $epp.replicas) -}}
 {{- $_ := set $epp "elects" (and (gt (int $epp.replicas) 1) (ne (get $epp.givenFlags "replicas-serve") "all") (ne (get $epp.givenFlags "ha-enable-leader-election") "false")) -}}
+{{- $_ := set $epp "handOverSeconds" ($epp.elects | ternary 15 0) -}}
+{{- /* What is left of the grace period, and 10 s for what is under way then and for saving. */ -}}
+{{- $_ := set $epp "drainSeconds" (max 0 (sub (sub (int $epp.terminationGracePeriodSeconds) (int $epp.handOverSeconds)) 10)) -}}
 {{- $_ := set $epp "port" (int (get $epp.givenFlags "grpc-port" | default 9002)) -}}
 {{- $_ := set $epp "metricsPort" (int (get $epp.givenFlags "metrics-port" | default 9090)) -}}
 {{- $_ := set $epp "healthPort" (int (get $epp.givenFlags "grpc-health-port" | default $epp.grpcHealthPort)) -}}
@@ -191,7 +195,6 @@ httpTimeout: HTTP_TIMEOUT
   {{- $_ := set $monitoring.provider "name" (eq $tree.provider.name "gke" | ternary "gmp" "prometheusoperator") -}}
 {{- end -}}
 {{- $_ := set $monitoring.provider.gmp "autopilot" (or $monitoring.provider.gmp.autopilot $tree.provider.gke.autopilot) -}}
-{{- $_ := set $tree.route "create" (or $tree.route.enabled $tree.route.create | default false) -}}
 {{- $_ := set $tree "objectivesVersion" (eq $tree.family "llm-d" | ternary "llm-d.ai/v1alpha2" "inference.networking.x-k8s.io/v1alpha2") -}}
 {{- if $tree.proxy.enabled -}}{{- include "epplib.settleProxy" $tree -}}{{- end -}}
 {{- end -}}
