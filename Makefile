@@ -46,8 +46,9 @@ bench: $(VENV)/.dev ## what a request costs, beside a bare grpc.aio echo and the
 bench-compare: $(VENV)/.dev ## what changed since an older result (OLD=bench-results/FILE.json, NEW=... or the latest)
 	@$(BIN)/python -m tests.bench --compare $(OLD) --result $(or $(NEW),latest)
 
-bench-vllm: $(VENV)/.dev ## first tokens of four real vLLM servers by policy, about 20 minutes (BENCH_FLAGS='--rounds 1')
-	@VLLM_PYTHON=$$(scripts/vllm_env.sh) && VLLM_PYTHON=$$VLLM_PYTHON $(BIN)/python -m tests.vllm.routing $(BENCH_FLAGS)
+bench-vllm: $(VENV)/.dev ## real vLLM: first tokens by policy, then how well latencies are predicted; half an hour
+	@VLLM_PYTHON=$$(scripts/vllm_env.sh) && export VLLM_PYTHON && $(BIN)/python -m tests.vllm.routing $(BENCH_FLAGS) \
+	  && $(BIN)/python -m tests.vllm.latency
 
 fuzz: $(VENV)/.dev ## fuzz frames, header blocks, messages, conversations and KV events, ten minutes each (SECONDS=...)
 	@scripts/fuzz.sh $(or $(SECONDS),600)

@@ -34,7 +34,7 @@ from tests.vllm.conftest import MODEL, Vllm, vllm
 CONFIG: Final = Path(__file__).parents[2] / "config"
 ROUND_ROBIN: Final = "round robin"
 PRECISE: Final = "precise"
-POLICIES: Final = (ROUND_ROBIN, "default", "sticky-until-saturated", PRECISE)
+POLICIES: Final = (ROUND_ROBIN, "default", "sticky-until-saturated", PRECISE, "recommended")
 REPLICAS: Final = 4
 BLOCKS: Final = 512
 """Of 32 tokens, in each server: together they hold all conversations, one alone does not."""
