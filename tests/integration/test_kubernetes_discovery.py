@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from epp.data.datastore import Datastore
 from epp.discovery.kubernetes import resources
-from epp.discovery.kubernetes.api import Api
-from epp.discovery.kubernetes.credentials import Source
-from epp.discovery.kubernetes.discovery import KubernetesDiscovery, Wanted, WatchStatus
+from epp.discovery.kubernetes.discovery import Wanted
 from epp.discovery.kubernetes.resources import EXPERIMENTAL_GROUP, INFERENCE_GROUP, LLM_D_GROUP, Resource
 from epp.discovery.kubernetes.watcher import Timing
 from tests.support.fake_kube import FakeKube
+from tests.support.kube_discovery import Running, running
 from tests.support.kube_objects import make_objective, make_pod, make_pool, make_rewrite
 
 PODS = resources.pods("default").path()
@@ -28,74 +24,6 @@ OLD_POOLS = Resource(EXPERIMENTAL_GROUP, "v1alpha2", "inferencepools", "default"
 OBJECTIVES = Resource(LLM_D_GROUP, "v1alpha2", "inferenceobjectives", "default").path()
 REWRITES = Resource(LLM_D_GROUP, "v1alpha2", "inferencemodelrewrites", "default").path()
 X_OBJECTIVES = Resource(EXPERIMENTAL_GROUP, "v1alpha2", "inferenceobjectives", "default").path()
-
-QUICK = Timing(
-    first_retry_s=0.001,
-    last_retry_s=0.02,
-    absent_s=0.02,
-    denied_s=0.02,
-    silence_s=60.0,
-    brief_s=0.0,
-    page_size=2,
-)
-BY_POOL = Wanted("default", pool_name="pool")
-DEADLINE_S = 30.0
-
-
-class Running:
-    """A discovery beside its API server. `health` is what it told of being in step."""
-
-    def __init__(self, kube: FakeKube, api: Api, wanted: Wanted, timing: Timing, directory: Path) -> None:
-        self.kube = kube
-        self.directory = directory
-        self.datastore = Datastore()
-        self.health: list[bool] = []
-        self.discovery = KubernetesDiscovery(
-            api,
-            wanted,
-            self.datastore,
-            synced=self.health.append,
-            clock=time.monotonic,
-            rng=random.Random(0),
-            timing=timing,
-        )
-
-    @property
-    def addresses(self) -> list[str]:
-        return sorted(e.host_port for e in self.datastore.endpoints)
-
-    @property
-    def ready(self) -> bool:
-        return bool(self.health) and self.health[-1]
-
-    def status(self, kind: str) -> WatchStatus:
-        return next(status for status in self.discovery.statuses() if status.kind == kind)
-
-    async def until(self, condition: Callable[[], bool]) -> None:
-        give_up_at = time.monotonic() + DEADLINE_S
-        while not condition():
-            if time.monotonic() > give_up_at:
-                raise AssertionError(f"not within {DEADLINE_S:g} s: {self.addresses} {self.discovery.notes()}")
-            await asyncio.sleep(0.005)
-
-    async def endpoints(self, *addresses: str) -> None:
-        """Wait for exactly these."""
-        await self.until(lambda: self.addresses == sorted(addresses))
-
-
-@asynccontextmanager
-async def running(
-    kube: FakeKube, directory: Path, wanted: Wanted = BY_POOL, timing: Timing = QUICK
-) -> AsyncIterator[Running]:
-    api = await Api.connect(Source(str(kube.kubeconfig(directory)), environ={}))
-    run = Running(kube, api, wanted, timing, directory)
-    task = asyncio.create_task(run.discovery.run())
-    try:
-        yield run
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        await api.close()
 
 
 @pytest.fixture
@@ -113,7 +41,7 @@ async def run(kube: FakeKube, tmp_path: Path) -> AsyncIterator[Running]:
     kube.put(POOLS, make_pool())
     kube.put(PODS, pod("a", 1))
     kube.put(PODS, pod("b", 2))
-    async with running(kube, tmp_path) as run:
+    async with running(kube.kubeconfig(tmp_path)) as run:
         await run.until(lambda: run.ready)
         await run.endpoints("10.0.0.1:8000", "10.0.0.2:8000")
         await run.until(lambda: kube.watching(PODS) == 1 and kube.watching(POOLS) == 1)
@@ -131,58 +59,58 @@ A, B, C = "10.0.0.1:8000", "10.0.0.2:8000", "10.0.0.3:8000"
 # --- Pods ----------------------------------------------------------------------------------------------------------------
 
 
-async def test_pods_come_and_go(run: Running) -> None:
-    run.kube.put(PODS, pod("c", 3))
+async def test_pods_come_and_go(run: Running, kube: FakeKube) -> None:
+    kube.put(PODS, pod("c", 3))
     await run.endpoints(A, B, C)
 
-    run.kube.drop(PODS, "a")
+    kube.drop(PODS, "a")
     await run.endpoints(B, C)
 
 
-async def test_a_pod_serves_while_it_is_ready(run: Running) -> None:
-    run.kube.put(PODS, pod("a", 1, ready=False))
+async def test_a_pod_serves_while_it_is_ready(run: Running, kube: FakeKube) -> None:
+    kube.put(PODS, pod("a", 1, ready=False))
     await run.endpoints(B)
 
-    run.kube.put(PODS, pod("a", 1))
+    kube.put(PODS, pod("a", 1))
     await run.endpoints(A, B)
 
-    run.kube.put(PODS, pod("a", 1, deleted=True))
+    kube.put(PODS, pod("a", 1, deleted=True))
     await run.endpoints(B)
 
 
-async def test_active_ports_are_followed(run: Running) -> None:
-    run.kube.put(POOLS, make_pool("pool", 8000, 8001))
+async def test_active_ports_are_followed(run: Running, kube: FakeKube) -> None:
+    kube.put(POOLS, make_pool("pool", 8000, 8001))
     await run.endpoints(A, B, "10.0.0.1:8001", "10.0.0.2:8001")
 
-    run.kube.put(PODS, pod("a", 1, annotations={"llm-d.ai/active-ports": "8001"}))
+    kube.put(PODS, pod("a", 1, annotations={"llm-d.ai/active-ports": "8001"}))
 
     await run.endpoints("10.0.0.1:8001", B, "10.0.0.2:8001")
 
 
-async def test_labels_of_a_living_pod_are_followed(run: Running) -> None:
+async def test_labels_of_a_living_pod_are_followed(run: Running, kube: FakeKube) -> None:
     a = run.datastore.get(("default", "a-rank-0"))
     assert a is not None
 
-    run.kube.put(PODS, pod("a", 1, labels={"app": "vllm", "llm-d.ai/role": "prefill"}))
+    kube.put(PODS, pod("a", 1, labels={"app": "vllm", "llm-d.ai/role": "prefill"}))
 
     await run.until(lambda: a.labels.get("llm-d.ai/role") == "prefill")
     assert run.datastore.get(("default", "a-rank-0")) is a
 
 
-async def test_only_pods_that_the_pool_selects_count(run: Running) -> None:
-    run.kube.put(PODS, pod("c", 3, labels={"app": "other"}))
-    run.kube.put(PODS, pod("d", 4))
+async def test_only_pods_that_the_pool_selects_count(run: Running, kube: FakeKube) -> None:
+    kube.put(PODS, pod("c", 3, labels={"app": "other"}))
+    kube.put(PODS, pod("d", 4))
     await run.endpoints(A, B, "10.0.0.4:8000")
 
-    run.kube.put(PODS, pod("d", 4, labels={"app": "other"}))
+    kube.put(PODS, pod("d", 4, labels={"app": "other"}))
     await run.endpoints(A, B)
 
 
 # --- the pool ------------------------------------------------------------------------------------------------------------
 
 
-async def test_a_pool_that_is_deleted_takes_everything_along_and_may_come_back(run: Running) -> None:
-    run.kube.drop(POOLS, "pool")
+async def test_a_pool_that_is_deleted_takes_everything_along_and_may_come_back(run: Running, kube: FakeKube) -> None:
+    kube.drop(POOLS, "pool")
     await run.until(lambda: not run.ready)
     assert run.addresses == []
     assert not run.datastore.synced
@@ -190,47 +118,47 @@ async def test_a_pool_that_is_deleted_takes_everything_along_and_may_come_back(r
         "kubernetes: there is no InferencePool pool in namespace default, or it is being deleted"
     ]
 
-    run.kube.put(POOLS, make_pool())
+    kube.put(POOLS, make_pool())
 
     await run.until(lambda: run.ready)
     assert run.addresses == [A, B]
 
 
-async def test_a_pool_that_is_being_deleted_is_gone(run: Running) -> None:
+async def test_a_pool_that_is_being_deleted_is_gone(run: Running, kube: FakeKube) -> None:
     pool = make_pool()
     pool["metadata"]["deletionTimestamp"] = "2026-01-31T12:00:00Z"
 
-    run.kube.put(POOLS, pool)
+    kube.put(POOLS, pool)
 
     await run.until(lambda: not run.ready)
     assert run.addresses == []
 
 
-async def test_another_selector_selects_other_pods(run: Running) -> None:
-    run.kube.put(PODS, pod("c", 3, labels={"app": "sglang"}))
+async def test_another_selector_selects_other_pods(run: Running, kube: FakeKube) -> None:
+    kube.put(PODS, pod("c", 3, labels={"app": "sglang"}))
 
-    run.kube.put(POOLS, make_pool(labels={"app": "sglang"}))
+    kube.put(POOLS, make_pool(labels={"app": "sglang"}))
     await run.endpoints(C)
 
-    run.kube.put(POOLS, make_pool(labels={"app": "none"}))
-    run.kube.put(POOLS, make_pool(labels={"app": "vllm"}))
+    kube.put(POOLS, make_pool(labels={"app": "none"}))
+    kube.put(POOLS, make_pool(labels={"app": "vllm"}))
     await run.endpoints(A, B)
     assert run.ready
-    run.kube.drop(PODS, "a")
+    kube.drop(PODS, "a")
     await run.endpoints(B)
 
 
-async def test_other_ports_are_other_endpoints(run: Running) -> None:
-    run.kube.put(POOLS, make_pool("pool", 9000))
+async def test_other_ports_are_other_endpoints(run: Running, kube: FakeKube) -> None:
+    kube.put(POOLS, make_pool("pool", 9000))
 
     await run.endpoints("10.0.0.1:9000", "10.0.0.2:9000")
-    assert run.kube.count("list pods") == 1
+    assert kube.count("list pods") == 1
 
 
-async def test_a_pool_that_cannot_be_used_leaves_what_was(run: Running) -> None:
+async def test_a_pool_that_cannot_be_used_leaves_what_was(run: Running, kube: FakeKube) -> None:
     pool = make_pool()
     pool["spec"]["targetPorts"] = []
-    run.kube.put(POOLS, pool)
+    kube.put(POOLS, pool)
 
     await run.until(lambda: bool(run.discovery.notes()))
     assert "expected 1 to 8 ports, got 0; what it said before stays in force" in run.discovery.notes()[0]
@@ -239,7 +167,7 @@ async def test_a_pool_that_cannot_be_used_leaves_what_was(run: Running) -> None:
 
 async def test_without_its_definition_the_pool_is_waited_for(kube: FakeKube, tmp_path: Path) -> None:
     kube.uninstall(POOLS)
-    async with running(kube, tmp_path) as run:
+    async with running(kube.kubeconfig(tmp_path)) as run:
         await run.until(lambda: bool(run.discovery.notes()))
         assert "has no kind InferencePool in group inference.networking.k8s.io" in run.discovery.notes()[0]
 
@@ -258,7 +186,7 @@ async def test_the_older_group_is_used_where_the_other_is_not_installed(kube: Fa
     kube.put(OLD_POOLS, {"metadata": {"name": "pool", "namespace": "default"}, "spec": spec})
     kube.put(PODS, pod("a", 1))
 
-    async with running(kube, tmp_path) as run:
+    async with running(kube.kubeconfig(tmp_path)) as run:
         await run.endpoints(A)
 
 
@@ -267,7 +195,7 @@ async def test_pods_are_served_by_a_selector_without_a_pool(kube: FakeKube, tmp_
     kube.put(PODS, pod("c", 3, labels={"app": "other"}))
     wanted = Wanted("default", selector="app=vllm", target_ports=(8000, 8001))
 
-    async with running(kube, tmp_path, wanted) as run:
+    async with running(kube.kubeconfig(tmp_path), wanted) as run:
         await run.endpoints(A, "10.0.0.1:8001")
         await run.until(lambda: run.ready)
 
@@ -277,28 +205,41 @@ async def test_pods_are_served_by_a_selector_without_a_pool(kube: FakeKube, tmp_
 # --- objectives and rewrites ---------------------------------------------------------------------------------------------
 
 
-async def test_objectives_and_rewrites_are_followed(run: Running) -> None:
-    run.kube.install(OBJECTIVES, REWRITES, X_OBJECTIVES)
-    run.kube.put(OBJECTIVES, make_objective("batch", -1))
-    run.kube.put(X_OBJECTIVES, make_objective("chat", 5, group=EXPERIMENTAL_GROUP))
-    run.kube.put(REWRITES, make_rewrite("r", "food", "food-v2"))
+async def test_objectives_and_rewrites_are_followed(run: Running, kube: FakeKube) -> None:
+    kube.install(OBJECTIVES, REWRITES, X_OBJECTIVES)
+    kube.put(OBJECTIVES, make_objective("batch", -1))
+    kube.put(X_OBJECTIVES, make_objective("chat", 5, group=EXPERIMENTAL_GROUP))
+    kube.put(REWRITES, make_rewrite("r", "food", "food-v2"))
     datastore = run.datastore
 
     await run.until(lambda: (datastore.priority_of("batch"), datastore.priority_of("chat")) == (-1, 5))
     await run.until(lambda: datastore.rewrite("food") == ("r", "food-v2"))
 
-    run.kube.drop(OBJECTIVES, "batch")
-    run.kube.put(X_OBJECTIVES, make_objective("chat", 9, group=EXPERIMENTAL_GROUP))
+    kube.drop(OBJECTIVES, "batch")
+    kube.put(X_OBJECTIVES, make_objective("chat", 9, group=EXPERIMENTAL_GROUP))
     await run.until(lambda: (datastore.priority_of("batch"), datastore.priority_of("chat")) == (0, 9))
 
 
-async def test_a_definition_that_is_deleted_takes_its_objects_along(run: Running) -> None:
-    run.kube.install(OBJECTIVES)
-    run.kube.put(OBJECTIVES, make_objective("batch", -1))
+async def test_it_is_ready_once_objectives_are_known(kube: FakeKube, tmp_path: Path) -> None:
+    kube.install(OBJECTIVES, REWRITES, X_OBJECTIVES)
+    kube.put(POOLS, make_pool())
+    kube.put(OBJECTIVES, make_objective("batch", -1))
+    priorities: list[int] = []
+
+    async with running(kube.kubeconfig(tmp_path)) as run:
+        run.on_health = lambda: priorities.append(run.datastore.priority_of("batch"))
+        await run.until(lambda: run.ready)
+
+    assert priorities == [-1]
+
+
+async def test_a_definition_that_is_deleted_takes_its_objects_along(run: Running, kube: FakeKube) -> None:
+    kube.install(OBJECTIVES)
+    kube.put(OBJECTIVES, make_objective("batch", -1))
     await run.until(lambda: run.datastore.priority_of("batch") == -1)
 
-    run.kube.uninstall(OBJECTIVES)
-    run.kube.end_watches()
+    kube.uninstall(OBJECTIVES)
+    kube.end_watches()
 
     await run.until(lambda: run.datastore.priority_of("batch") == 0)
     assert run.addresses == [A, B]
@@ -311,7 +252,7 @@ async def test_what_may_not_be_read_is_said_and_keeps_no_pod_from_serving(kube: 
     kube.put(PODS, pod("a", 1))
     kube.put(OBJECTIVES, make_objective("batch", -1))
 
-    async with running(kube, tmp_path, timing=QUICK) as run:
+    async with running(kube.kubeconfig(tmp_path)) as run:
         await run.until(lambda: run.ready)
         await run.until(lambda: run.datastore.priority_of("batch") == -1)
         errors = run.status("InferenceObjective.llm-d.ai").errors
@@ -322,36 +263,36 @@ async def test_what_may_not_be_read_is_said_and_keeps_no_pod_from_serving(kube: 
 # --- faults --------------------------------------------------------------------------------------------------------------
 
 
-async def test_while_the_api_server_is_away_everything_stays(run: Running) -> None:
-    await run.kube.stop()
+async def test_while_the_api_server_is_away_everything_stays(run: Running, kube: FakeKube) -> None:
+    await kube.stop()
     await run.until(lambda: any("cannot be reached" in note for note in run.discovery.notes()))
 
     assert run.addresses == [A, B]
     assert run.ready
     assert run.status("Pod").age_s > 0
 
-    run.kube.drop(PODS, "a")
-    run.kube.put(PODS, pod("c", 3))
-    await run.kube.start()
+    kube.drop(PODS, "a")
+    kube.put(PODS, pod("c", 3))
+    await kube.start()
     await run.endpoints(B, C)
     await run.until(lambda: run.discovery.notes() == [])
     assert run.status("Pod").age_s == 0
 
 
-async def test_a_watch_that_ends_goes_on_where_it_was(run: Running) -> None:
-    run.kube.end_watches()
-    run.kube.put(PODS, pod("c", 3))
+async def test_a_watch_that_ends_goes_on_where_it_was(run: Running, kube: FakeKube) -> None:
+    kube.end_watches()
+    kube.put(PODS, pod("c", 3))
 
     await run.endpoints(A, B, C)
-    assert run.kube.count("list pods") == 1
+    assert kube.count("list pods") == 1
 
 
-async def test_what_happened_before_a_version_that_is_gone_is_made_up_for(run: Running) -> None:
-    await run.kube.stop()
-    run.kube.drop(PODS, "a")
-    run.kube.put(PODS, pod("c", 3))
-    run.kube.compact()
-    await run.kube.start()
+async def test_what_happened_before_a_version_that_is_gone_is_made_up_for(run: Running, kube: FakeKube) -> None:
+    await kube.stop()
+    kube.drop(PODS, "a")
+    kube.put(PODS, pod("c", 3))
+    kube.compact()
+    await kube.start()
 
     await run.endpoints(B, C)
     assert run.status("Pod").lists == 2
@@ -370,7 +311,7 @@ async def test_a_list_that_expires_between_pages_begins_anew(kube: FakeKube, tmp
             kube.compact()
 
     kube.page_hook = expire
-    async with running(kube, tmp_path) as run:
+    async with running(kube.kubeconfig(tmp_path)) as run:
         await run.endpoints(*(f"10.0.0.{n}:8000" for n in range(1, 6)))
         await run.until(lambda: run.ready)
         assert run.status("Pod").errors == {"gone": 1}
@@ -380,7 +321,7 @@ async def test_a_watch_that_hangs_is_opened_again(kube: FakeKube, tmp_path: Path
     kube.put(POOLS, make_pool())
     kube.put(PODS, pod("a", 1))
     timing = Timing(first_retry_s=0.001, last_retry_s=0.02, silence_s=0.2, brief_s=0.0)
-    async with running(kube, tmp_path, timing=timing) as run:
+    async with running(kube.kubeconfig(tmp_path), timing=timing) as run:
         await run.endpoints(A)
         kube.silent = True
         kube.put(PODS, pod("b", 2))
@@ -396,7 +337,7 @@ async def test_a_server_that_asks_to_wait_is_waited_for(kube: FakeKube, tmp_path
     kube.put(POOLS, make_pool())
     kube.put(PODS, pod("a", 1))
     kube.fail("list", "pods", 429, Retry_After="1")
-    async with running(kube, tmp_path) as run:
+    async with running(kube.kubeconfig(tmp_path)) as run:
         await run.until(lambda: kube.count("list pods") == 1)
         asked_s = time.monotonic()
         await run.until(lambda: any("429" in note for note in run.discovery.notes()))
@@ -406,77 +347,77 @@ async def test_a_server_that_asks_to_wait_is_waited_for(kube: FakeKube, tmp_path
         assert run.status("Pod").errors == {"throttled": 1}
 
 
-async def test_a_token_that_expires_is_replaced_without_a_loss(run: Running) -> None:
-    run.kube.token = "second"
-    run.kube.end_watches()
+async def test_a_token_that_expires_is_replaced_without_a_loss(run: Running, kube: FakeKube, tmp_path: Path) -> None:
+    kube.token = "second"
+    kube.end_watches()
     await run.until(lambda: any("credentials" in note for note in run.discovery.notes()))
     assert run.addresses == [A, B]
 
-    (run.directory / "token").write_text("second")
-    run.kube.put(PODS, pod("c", 3))
+    (tmp_path / "token").write_text("second")
+    kube.put(PODS, pod("c", 3))
 
     await run.endpoints(A, B, C)
     await run.until(lambda: run.discovery.notes() == [])
 
 
-async def test_a_right_that_is_taken_away_is_named_and_everything_stays(run: Running) -> None:
-    run.kube.fail("watch", "pods", 403, times=1000)
-    run.kube.end_watches()
+async def test_a_right_that_is_taken_away_is_named_and_everything_stays(run: Running, kube: FakeKube) -> None:
+    kube.fail("watch", "pods", 403, times=1000)
+    kube.end_watches()
 
     await run.until(lambda: bool(run.discovery.notes()))
     (note,) = run.discovery.notes()
     assert 'a Role in namespace default: apiGroups [""], resources ["pods"], verbs ["watch"]' in note
     assert run.addresses == [A, B]
 
-    run.kube.faults.clear()
-    run.kube.put(PODS, pod("c", 3))
+    kube.faults.clear()
+    kube.put(PODS, pod("c", 3))
     await run.endpoints(A, B, C)
 
 
-async def test_events_out_of_order_change_nothing(run: Running) -> None:
-    old = dict(run.kube.objects[PODS]["a"])
-    run.kube.put(PODS, pod("a", 3))
+async def test_events_out_of_order_change_nothing(run: Running, kube: FakeKube) -> None:
+    old = dict(kube.objects[PODS]["a"])
+    kube.put(PODS, pod("a", 3))
     await run.endpoints(B, C)
 
-    run.kube.say(PODS, {"type": "MODIFIED", "object": old})
-    run.kube.say(PODS, {"type": "DELETED", "object": old})
-    run.kube.put(PODS, pod("d", 4))
+    kube.say(PODS, {"type": "MODIFIED", "object": old})
+    kube.say(PODS, {"type": "DELETED", "object": old})
+    kube.put(PODS, pod("d", 4))
 
     await run.endpoints(B, C, "10.0.0.4:8000")
     assert run.status("Pod").errors["outdated"] == 2
 
 
-async def test_objects_that_cannot_be_read_are_left_out(run: Running) -> None:
+async def test_objects_that_cannot_be_read_are_left_out(run: Running, kube: FakeKube) -> None:
     wrong = pod("c", 3)
     wrong["status"] = "broken"
-    run.kube.put(PODS, wrong)
-    run.kube.say(PODS, {"type": "ADDED", "object": {"metadata": {}}})
-    run.kube.put(PODS, pod("d", 4))
+    kube.put(PODS, wrong)
+    kube.say(PODS, {"type": "ADDED", "object": {"metadata": {}}})
+    kube.put(PODS, pod("d", 4))
 
     await run.endpoints(A, B, "10.0.0.4:8000")
     assert run.status("Pod").errors["malformed"] == 2
 
 
-async def test_a_line_that_is_no_event_is_survived(run: Running) -> None:
-    run.kube.say(PODS, {"nonsense": True})
-    run.kube.put(PODS, pod("c", 3))
+async def test_a_line_that_is_no_event_is_survived(run: Running, kube: FakeKube) -> None:
+    kube.say(PODS, {"nonsense": True})
+    kube.put(PODS, pod("c", 3))
 
     await run.endpoints(A, B, C)
 
 
-async def test_a_404_for_a_moment_takes_nothing_away(run: Running) -> None:
-    run.kube.fail("watch", "inferencepools", 404)
-    run.kube.end_watches()
+async def test_a_404_for_a_moment_takes_nothing_away(run: Running, kube: FakeKube) -> None:
+    kube.fail("watch", "inferencepools", 404)
+    kube.end_watches()
 
     await run.until(lambda: run.status("InferencePool").errors.get("not_found", 0) == 1)
-    await run.until(lambda: run.kube.watching(POOLS) == 1)
+    await run.until(lambda: kube.watching(POOLS) == 1)
     assert run.ready
     assert run.health == [True]
 
 
-async def test_a_backup_that_takes_versions_back_is_listed_anew(run: Running) -> None:
-    run.kube.fail("watch", "pods", 504)
-    run.kube.end_watches()
+async def test_a_backup_that_takes_versions_back_is_listed_anew(run: Running, kube: FakeKube) -> None:
+    kube.fail("watch", "pods", 504)
+    kube.end_watches()
 
     await run.until(lambda: run.status("Pod").lists == 2)
 
@@ -484,7 +425,7 @@ async def test_a_backup_that_takes_versions_back_is_listed_anew(run: Running) ->
 async def test_nothing_is_left_when_it_ends(kube: FakeKube, tmp_path: Path) -> None:
     kube.put(POOLS, make_pool())
     before = asyncio.all_tasks()
-    async with running(kube, tmp_path) as run:
+    async with running(kube.kubeconfig(tmp_path)) as run:
         await run.until(lambda: run.ready)
         await run.until(lambda: kube.watching(PODS) == 1)
 

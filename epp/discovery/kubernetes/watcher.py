@@ -55,7 +55,8 @@ class Watcher(Generic[T]):
     """Runs until cancelled; may be run again afterwards.
 
     `find` gives what to list: None while the kind is not installed. `changed` is told what is different, on the event loop.
-    `trouble` says why changes are not heard, "" when they are. `settled`: at least one attempt has come to an end.
+    `trouble` says why changes are not heard, "" when they are. `settled`: it is known what there is, or that this is not to be
+    known for now.
     """
 
     def __init__(
@@ -110,9 +111,7 @@ class Watcher(Generic[T]):
     async def run(self) -> None:
         while True:
             pause_s = await self._attempt()
-            if not self.settled:
-                self.settled = True
-                self._settled()
+            self._settle()
             if pause_s:
                 await asyncio.sleep(pause_s)
 
@@ -184,6 +183,7 @@ class Watcher(Generic[T]):
         self._recover()
         self.listed = True
         self._changed(resource, changes)
+        self._settle()
         return True
 
     def _take_as_absent(self) -> None:
@@ -239,6 +239,11 @@ class Watcher(Generic[T]):
         self._recover()
 
     # --- how it fares ----------------------------------------------------------------------------------------------------
+
+    def _settle(self) -> None:
+        if not self.settled:
+            self.settled = True
+            self._settled()
 
     def _recover(self) -> None:
         if self.trouble:
