@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from tests.support.kube_api import Object
 from tests.support.kube_discovery import Running, running
 from tests.support.kube_objects import make_objective, make_pool, make_rewrite
 from tests.support.loopback import loopback_options
+from tests.support.tools import ToolMissingError
 
 POOL = "inference.networking.k8s.io/v1", "InferencePool"
 PATIENT = Timing(first_retry_s=0.01, last_retry_s=0.2, absent_s=0.2, denied_s=0.2, silence_s=60.0, page_size=3)
@@ -80,6 +81,18 @@ async def followed(
 def plane(control_plane: ControlPlane) -> ControlPlane:
     control_plane.install_crds(*OFFICIAL_CRDS)
     return control_plane
+
+
+@pytest.fixture(scope="module")
+def mortal() -> Iterator[ControlPlane]:
+    """An API server that tests kill and pause, one after the other, and bring back."""
+    try:
+        prepared = ControlPlane()
+    except ToolMissingError as missing:
+        pytest.skip(str(missing))
+    with prepared as plane:
+        plane.install_crds(*OFFICIAL_CRDS)
+        yield plane
 
 
 async def test_pods_and_their_pool_are_followed(plane: ControlPlane, namespace: str) -> None:
@@ -193,73 +206,73 @@ async def test_every_right_is_needed_and_named_when_it_is_missing(
         await run.endpoints(*addresses(1))
 
 
-async def test_a_killed_api_server_takes_nothing_along(own_control_plane: ControlPlane) -> None:
-    plane = own_control_plane
-    await asyncio.to_thread(plane.install_crds, *OFFICIAL_CRDS)
-    plane.create_namespace("here")
-    plane.api.create(pool_in("here"))
+async def test_a_killed_api_server_takes_nothing_along(mortal: ControlPlane) -> None:
+    plane, here = mortal, mortal.create_namespace("killed")
+    plane.api.create(pool_in(here))
     for number in (1, 2, 3):
-        add_pod(plane, "here", number)
+        add_pod(plane, here, number)
 
-    async with followed(plane, "here") as run:
+    async with followed(plane, here) as run:
         await run.until(lambda: run.ready and run.addresses == addresses(1, 2, 3))
 
         plane.kill_api_server()
-        await run.until(lambda: any("cannot be reached" in note for note in run.discovery.notes()))
-        assert run.addresses == addresses(1, 2, 3)
-        assert run.ready
-
-        await asyncio.to_thread(plane.start_api_server)
-        plane.api.delete("v1", "Pod", "p1", namespace="here", grace_s=0)
-        add_pod(plane, "here", 4)
+        try:
+            await run.until(lambda: any("cannot be reached" in note for note in run.discovery.notes()))
+            assert run.addresses == addresses(1, 2, 3)
+            assert run.ready
+        finally:
+            plane.start_api_server()  # here: it ends with the thread that starts it
+        plane.api.delete("v1", "Pod", "p1", namespace=here, grace_s=0)
+        add_pod(plane, here, 4)
         await run.endpoints(*addresses(2, 3, 4))
         await run.until(lambda: run.discovery.notes() == [])
         assert run.health == [True]
 
 
-async def test_an_api_server_that_stands_still_is_noticed_and_made_up_for(own_control_plane: ControlPlane) -> None:
-    plane = own_control_plane
-    await asyncio.to_thread(plane.install_crds, *OFFICIAL_CRDS)
-    plane.create_namespace("here")
-    plane.api.create(pool_in("here"))
-    add_pod(plane, "here", 1)
-    timing = Timing(first_retry_s=0.01, last_retry_s=0.2, silence_s=1.0)
+async def test_an_api_server_that_stands_still_is_noticed_and_made_up_for(mortal: ControlPlane) -> None:
+    plane, here = mortal, mortal.create_namespace("paused")
+    plane.api.create(pool_in(here))
+    add_pod(plane, here, 1)
+    timing = Timing(first_retry_s=0.01, last_retry_s=0.2, silence_s=4.0)
 
-    async with followed(plane, "here", timing=timing) as run:
+    async with followed(plane, here, timing=timing) as run:
         await run.until(lambda: run.ready and run.addresses == addresses(1))
 
         plane.pause_api_server()
-        await run.until(lambda: run.status("Pod").errors.get("silent", 0) > 0)
-        assert run.addresses == addresses(1)
-        plane.resume_api_server()
-        add_pod(plane, "here", 2)
+        try:
+            await run.until(lambda: run.status("Pod").errors.get("silent", 0) > 0)
+            assert run.addresses == addresses(1)
+        finally:
+            plane.resume_api_server()
+        add_pod(plane, here, 2)
 
         await run.endpoints(*addresses(1, 2))
 
 
 async def test_the_service_is_ready_while_there_is_a_pool_and_says_what_it_does_not_hear(
-    own_control_plane: ControlPlane,
+    mortal: ControlPlane,
 ) -> None:
-    plane = own_control_plane
-    await asyncio.to_thread(plane.install_crds, *OFFICIAL_CRDS)
-    plane.create_namespace("here")
-    kubeconfig = await asyncio.to_thread(give_rights, plane, "here", ALL_RULES)
-    add_pod(plane, "here", 1)
-    options = loopback_options(pool_name="pool", pool_namespace="here", kubeconfig=str(kubeconfig))
+    plane, here = mortal, mortal.create_namespace("served")
+    kubeconfig = await asyncio.to_thread(give_rights, plane, here, ALL_RULES)
+    add_pod(plane, here, 1)
+    options = loopback_options(pool_name="pool", pool_namespace=here, kubeconfig=str(kubeconfig))
     service = Service(options, load_default())
     await service.start()
     try:
         readyz = f"http://127.0.0.1:{service.metrics_port}/readyz"
         async with aiohttp.ClientSession() as http:
-            await _until_says(http, readyz, 503, "there is no InferencePool pool in namespace here")
+            await _until_says(http, readyz, 503, "there is no InferencePool pool in namespace served")
             assert service.health.check(READINESS) is Serving.NOT_SERVING
 
-            plane.api.create(pool_in("here"))
+            plane.api.create(pool_in(here))
             await _until_says(http, readyz, 200, "ok")
             assert [e.host_port for e in service.datastore.endpoints] == addresses(1)
 
             plane.kill_api_server()
-            await _until_says(http, readyz, 200, "kubernetes: Pod: as it was")
+            try:
+                await _until_says(http, readyz, 200, "kubernetes: Pod: as it was")
+            finally:
+                plane.start_api_server()  # here: it ends with the thread that starts it
             page = await (await http.get(readyz.replace("readyz", "metrics"))).text()
             assert 'llm_epp_kubernetes_age_seconds{kind="Pod"}' in page
             assert [e.host_port for e in service.datastore.endpoints] == addresses(1)

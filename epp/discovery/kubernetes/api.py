@@ -282,7 +282,9 @@ class _Answer:
             )
         except aiohttp.ClientConnectorCertificateError as error:
             raise _Untrusted(f"{what}: the API server's certificate is not trusted: {error}") from error
-        except (aiohttp.ClientError, OSError, TimeoutError, RuntimeError) as error:
+        except TimeoutError as error:  # whose own text has the whole URL, which is another one each time
+            raise Unavailable(f"{what}: no answer in time") from error
+        except (aiohttp.ClientError, OSError, RuntimeError) as error:
             # RuntimeError: the session was closed by somebody who has read new credentials.
             raise Unavailable(f"{what}: {type(error).__name__}: {error}") from error
         response: aiohttp.ClientResponse = answer.response
@@ -345,7 +347,9 @@ def _keep_alive(response: aiohttp.ClientResponse) -> None:
 async def _read(response: aiohttp.ClientResponse, rule: Rule) -> bytes:
     try:
         return await response.read()
-    except (aiohttp.ClientError, OSError, TimeoutError) as error:
+    except TimeoutError as error:
+        raise Unavailable(f"{rule.verb} {rule.resource}: the answer did not come to its end in time") from error
+    except (aiohttp.ClientError, OSError) as error:
         raise Unavailable(f"{rule.verb} {rule.resource}: {type(error).__name__}: {error}") from error
 
 
