@@ -71,6 +71,10 @@ class Settings:
     """Quantiles are sorted again after so many observations."""
 
 
+_MOST_AT_ONCE: Final = 512
+"""Of more endpoints, factors are worked out for those that are asked for only."""
+
+
 class Calibration:
     """The state for one target. `observe` while requests finish, `factors` when predicting."""
 
@@ -92,6 +96,8 @@ class Calibration:
         self._fresh = 0
         self._stale: set[int] = set()
         self._spread: dict[tuple[float, ...], Floats] = {}
+        self._factors: dict[tuple[float, ...], Floats] = {}
+        """By levels, those of all endpoints, until something is learnt."""
 
     # --- learning ---------------------------------------------------------------------------------------------------------
 
@@ -107,6 +113,7 @@ class Calibration:
         if endpoint != UNKNOWN:
             self._follow(endpoint, score, log_ratio)
         self.observations += 1
+        self._factors.clear()
         rate = max(settings.fleet_rate, 1 / self.observations)
         self.fleet_offset += rate * _clipped(log_ratio - self.fleet_offset, settings.most_step)
         self._fresh += 1
@@ -138,6 +145,7 @@ class Calibration:
         self._stale.clear()
         self._fresh = 0
         self._spread.clear()
+        self._factors.clear()
 
     def _grow(self, endpoints: int) -> None:
         more = max(endpoints, 2 * len(self._counts)) - len(self._counts)
@@ -148,6 +156,7 @@ class Calibration:
         self._grid = np.concatenate((self._grid, np.zeros((more, len(LEVELS)))))
         self._blend = np.concatenate((self._blend, np.zeros(more)))
         self._spread.clear()
+        self._factors.clear()
 
     def forget(self, endpoint: int) -> None:
         """An endpoint has gone: free what is kept of it. What it taught about all endpoints stays."""
@@ -158,6 +167,7 @@ class Calibration:
                 values[endpoint] = 0.0
             self._lean[endpoint] = 1.0
             self._spread.clear()
+        self._factors.clear()
 
     def forget_scores(self) -> None:
         """Keep the offsets, drop the spread: scores of samples that a model was fitted on are too small."""
@@ -177,6 +187,17 @@ class Calibration:
 
     def factors(self, endpoints: NDArray[np.intp], levels: tuple[float, ...]) -> Floats:
         """What to multiply `base` with, for each quantile level (0 < level < 1) and endpoint: levels by endpoints."""
+        table = self._factors.get(levels)
+        if table is None:
+            if len(self._counts) > _MOST_AT_ONCE:
+                return self._factors_of(endpoints, levels)
+            everybody = np.arange(len(self._counts) + 1)
+            everybody[-1] = UNKNOWN  # where numbers end that have not been seen yet
+            table = self._factors[levels] = self._factors_of(everybody, levels)
+        factors: Floats = table.take(endpoints, axis=1, mode="clip")
+        return factors
+
+    def _factors_of(self, endpoints: NDArray[np.intp], levels: tuple[float, ...]) -> Floats:
         spread = self._spread.get(levels)
         if spread is None:
             spread = self._spread[levels] = self._spread_at(levels)

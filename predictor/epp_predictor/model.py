@@ -70,11 +70,11 @@ class Model:
             self._low, self._high = low[:, None], high[:, None]
             self._per_range = (_FALL / np.maximum(high - low, SCALES[used]))[:, None]
 
-    def base_ms(self, features: Floats) -> tuple[Floats, Floats]:
+    def base_ms(self, features: Floats, *, are_clean: bool = False) -> tuple[Floats, Floats]:
         """Targets by candidates: the prediction in ms. And per candidate how far outside of what was seen it is: 0
         within, and 1 for a whole range outside in one feature. Raises ValueError for a matrix of another width than
-        FEATURES."""
-        cleaned = clean(features)
+        FEATURES. `are_clean`: they are what `clean` would make of them."""
+        cleaned = features.T if are_clean else clean(features)
         base: Floats = self._weights @ terms(cleaned)
         np.maximum(base, LEAST_MS, out=base)
         outside = np.zeros(cleaned.shape[1])
@@ -83,7 +83,7 @@ class Model:
         used = cleaned.take(self._forest.used, axis=0)
         correction = self._forest.sums_of_used(used).T
         beyond = np.maximum(used - self._high, self._low - used)
-        if beyond.size and beyond.max() > 0:
+        if beyond.size and np.maximum.reduce(beyond, axis=None) > 0:
             outside = (np.maximum(beyond, 0.0) * self._per_range).sum(axis=0)
             correction = correction * np.exp(-outside)
             outside /= _FALL

@@ -59,7 +59,7 @@ class _Said:
     def __init__(self, ms: Floats) -> None:
         self._ms = np.maximum(ms, LEAST_MS)
 
-    def base_ms(self, features: Floats) -> tuple[Floats, Floats]:
+    def base_ms(self, features: Floats, *, are_clean: bool = False) -> tuple[Floats, Floats]:
         return self._ms, np.zeros(len(features))
 
 
@@ -143,7 +143,14 @@ class Prediction:
     """For one request: an estimate per target, or None for a target that has no model yet."""
 
     def __init__(
-        self, live: Live | None, features: Floats, endpoints: NDArray[np.intp], quantile: float, interval: float
+        self,
+        live: Live | None,
+        features: Floats,
+        endpoints: NDArray[np.intp],
+        quantile: float,
+        interval: float,
+        *,
+        are_clean: bool = False,
     ) -> None:
         self._live = live
         self._features = features
@@ -154,7 +161,7 @@ class Prediction:
         self._outside: Floats | None = None
         if live is None:
             return
-        self._base_ms, self._outside = live.model.base_ms(features)
+        self._base_ms, self._outside = live.model.base_ms(features, are_clean=are_clean)
         for row, target in enumerate(live.model.targets):
             estimate = Estimate(self._base_ms[row], live.calibrations[target], endpoints, quantile, interval)
             setattr(self, target, estimate)
@@ -271,8 +278,10 @@ class Predictor:
         *,
         quantile: float | None = None,
         interval: float | None = None,
+        are_clean: bool = False,
     ) -> Prediction:
-        """`features`: candidates by FEATURES (`new_features`); `endpoints`: their numbers, 0 where unknown.
+        """`features`: candidates by FEATURES (`new_features`); `endpoints`: their numbers, 0 where unknown. `are_clean`: no
+        feature is NaN, -0.0 or out of range.
 
         Raises ValueError for shapes that do not fit, and for a quantile or an interval that is none.
         """
@@ -280,7 +289,7 @@ class Predictor:
             raise ValueError(f"expected features of shape {(len(endpoints), COUNT)}, got {features.shape}")
         quantile = self.quantile if quantile is None else _share(quantile)
         interval = self.interval if interval is None else _share(interval)
-        return Prediction(self._live, features, endpoints, quantile, interval)
+        return Prediction(self._live, features, endpoints, quantile, interval, are_clean=are_clean)
 
     def calibrate(self, said_ms: Floats, features: Floats, endpoints: NDArray[np.intp]) -> Prediction:
         """As `predict`, of what a model elsewhere has said: TTFT and TPOT in ms, a column per candidate, whatever quantile.

@@ -5,12 +5,19 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Final
 
+from epp.state.file import Header, Writer
+from epp_plugins.producers.predicted_latency_producer import PredictedLatencyProducer
+from epp_predictor.fitting import Recipe
 from tests.bench.go_epp import HOW_TO_GET, find_go_epp
+from tests.support.latency import model
+
+PREDICTOR: Final = PredictedLatencyProducer.type
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +40,8 @@ class Column:
     title: str
     command: Callable[[Place], list[str]] | None
     is_epp: bool
+    only: frozenset[str] = frozenset()
+    """Scenarios in which it is measured; empty: all."""
     missing: Callable[[], str | None] = lambda: None
 
 
@@ -52,6 +61,21 @@ def _full(transport: str) -> Callable[[Place], list[str]]:
         ]
 
     return command
+
+
+def _predicting(place: Place) -> list[str]:
+    """As `_full`, with latency prediction by a model that it finds in its state directory."""
+    config, state = place.config.with_name("predicting.yaml"), place.config.with_name("predicting-state")
+    text = place.config.read_text()
+    config.write_text(text.replace("plugins:\n", f"plugins:\n- type: {PREDICTOR}\n", 1))
+    state.mkdir(exist_ok=True)
+    written = datetime.now(UTC).isoformat(timespec="seconds")
+    writer = Writer()
+    header = Header(PREDICTOR, PREDICTOR, PredictedLatencyProducer.state_version, written, "tests.bench")
+    saved = writer.begin(header) + writer.add(model(trees=Recipe().trees)) + writer.end()
+    (state / f"{PREDICTOR}.state").write_bytes(saved)
+    with_prediction = replace(place, config=config)
+    return [*_full("lean")(with_prediction), "--state-dir", str(state)]
 
 
 def _go(place: Place) -> list[str]:
@@ -87,8 +111,9 @@ COLUMNS: Final = (
     Column("echo-lean", "lean echo", _echo("lean"), is_epp=False),
     Column("echo-aio", "grpc.aio echo", _echo("aio"), is_epp=False),
     Column("epp-lean", "epp lean", _full("lean"), is_epp=True, missing=_lean_missing),
+    Column("epp-predict", "epp lean, predicting", _predicting, is_epp=True, only=frozenset(("closed-16", "stream-64"))),
     Column("epp-grpcio", "epp grpcio", _full("grpcio"), is_epp=True),
     Column("go-epp", "Go EPP", _go, is_epp=True, missing=_go_missing),
 )
 # Columns whose server is a Python process.
-PYTHON: Final = frozenset(("echo-lean", "echo-aio", "epp-lean", "epp-grpcio"))
+PYTHON: Final = frozenset(("echo-lean", "echo-aio", "epp-lean", "epp-predict", "epp-grpcio"))

@@ -10,6 +10,7 @@ from tests.bench import (
     bench_explain,
     bench_http2_echo,
     bench_kv_events,
+    bench_latency,
     bench_pick,
     bench_prefix_index,
     bench_reload,
@@ -87,6 +88,11 @@ def scan() -> dict[str, float]:
 def precise() -> dict[str, float]:
     """The precise prefix index: lookups of prompts that are tokenized, and blocks of KV events."""
     return bench_kv_events.lookups() | bench_kv_events.messages()
+
+
+def latency() -> dict[str, float]:
+    """Predicting for 8, 32 and 128 candidates inside the EPP, following the answer, and what both add to a request."""
+    return bench_latency.figures()
 
 
 def http2() -> dict[str, float]:

@@ -125,6 +125,8 @@ class _Run:
 
 
 def _is_measured(column: Column, scenario: LoadScenario | IdleScenario) -> bool:
+    if column.only and scenario.key not in column.only:
+        return False
     if isinstance(scenario, IdleScenario):
         return column.is_epp
     # Envoy alone is there for latency to be compared with.

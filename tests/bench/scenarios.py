@@ -111,5 +111,6 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
     ComponentScenario("reload", "reload of 40 plugins, 64 endpoints", components.reload, quick=True),
     ComponentScenario("scan", "scan of one vLLM page", components.scan, quick=True),
     ComponentScenario("precise", "precise prefix index", components.precise, quick=True),
+    ComponentScenario("latency", "latency prediction", components.latency, quick=True),
     ComponentScenario("http2", "gRPC echo without a gateway", components.http2),
 )

@@ -13,17 +13,19 @@ from epp_predictor.samples import ENDPOINT, FIRST_FEATURE, OBSERVED, TIME, WIDTH
 from epp_predictor.trainer import Trainer, TrainerSettings
 from tests.support.latency_world import draw
 
+_KEPT = 1000
+
 
 @cache
-def model() -> bytes:
-    """A model of both targets, encoded."""
+def model(*, trees: int = 10) -> bytes:
+    """A model of both targets, encoded. So few trees are fitted fast; as many as usual are `Recipe().trees`."""
     requests = draw(1500, np.random.default_rng(0), endpoints=4)
     rows = np.zeros((1500, WIDTH))
     rows[:, TIME] = 0.01 * np.arange(1500)
     rows[:, ENDPOINT] = requests.endpoints
     rows[:, OBSERVED["ttft"]], rows[:, OBSERVED["tpot"]] = requests.ttft_ms, requests.tpot_ms
     rows[:, FIRST_FEATURE:] = requests.features
-    trainer = Trainer(TrainerSettings(recipe=Recipe(trees=10)))
+    trainer = Trainer(TrainerSettings(recipe=Recipe(trees=trees)))
     trainer.add(rows, 15.0)
     snapshot = trainer.train(15.0).snapshot
     assert snapshot is not None
@@ -31,7 +33,7 @@ def model() -> bytes:
 
 
 class Taught:
-    """A training whose next model is `ready`; keeps the samples."""
+    """A training whose next model is `ready`; keeps the latest samples."""
 
     def __init__(self, in_use: bytes, ready: bytes | None) -> None:
         self.in_use = in_use
@@ -46,6 +48,7 @@ class Taught:
 
     def send(self, sample: Floats) -> None:
         self.samples.append(sample)
+        del self.samples[:-_KEPT]
 
     def poll(self) -> bytes | None:
         ready, self.ready = self.ready, None

@@ -52,8 +52,8 @@ class Learner:
         return self._predictor.is_trained
 
     def predict(self, features: Floats, rows: NDArray[np.intp]) -> Prediction:
-        """For the endpoints in these rows of the fleet, features in the same order."""
-        return self._predictor.predict(features, self._numbers[rows])
+        """For the endpoints in these rows of the fleet, features in the same order, as `Rows` makes them."""
+        return self._predictor.predict(features, self._numbers.take(rows), are_clean=True)
 
     def calibrate(self, said_ms: Floats, features: Floats, rows: NDArray[np.intp]) -> Prediction:
         """As `predict`, of what a model elsewhere says: TTFT and TPOT in ms, a column for each of the rows."""

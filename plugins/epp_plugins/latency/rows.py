@@ -19,7 +19,7 @@ from epp.api import (
     Request,
 )
 from epp_plugins.latency.ledger import Ledger
-from epp_predictor.features import COLUMN, new_features
+from epp_predictor.features import COLUMN, FEATURES, new_features
 
 _KV: Final = COLUMN["kv_cache_percentage"]
 _INPUT: Final = COLUMN["input_token_length"]
@@ -44,7 +44,7 @@ _COUNTED: Final = np.array(
         )
     ]
 )
-_OLDEST_S: Final = 3600.0
+_MOST: Final = np.array([[feature.most] for feature in FEATURES])
 
 
 class Rows:
@@ -61,6 +61,7 @@ class Rows:
         self._prefix_key = prefix_key
         self._backlog_key = backlog_key
         self._encoder_key = encoder_key
+        self.has_roles = False
         self.roles: Floats = np.zeros(16)
 
     def fit(self, capacity: int) -> None:
@@ -70,21 +71,22 @@ class Rows:
             self.roles = np.append(self.roles, np.zeros(missing))
 
     def make(self, request: Request, candidates: Candidates, now_s: float) -> Floats:
-        """A row for each candidate. What is not known of a server (NaN) counts as 0; its age tells."""
+        """A row for each candidate, within range. What is not known of a server (NaN) counts as 0; its age tells."""
         rows, columns = candidates.rows, self._fleet.columns
         features = new_features(len(rows))
         by_feature = features.T
-        np.fmin(np.fmax(columns[KV_CACHE_USAGE][rows], 0.0), 1.0, out=by_feature[_KV])
-        np.fmax(columns[WAITING_REQUESTS][rows], 0.0, out=by_feature[_WAITING])
-        np.fmin(now_s - columns[METRICS_UPDATED_S][rows], _OLDEST_S, out=by_feature[_AGE])
-        by_feature[_COUNTED] = self._ledger.counts[:, rows]
-        by_feature[_ROLE] = self.roles[rows]
+        by_feature[_KV] = columns[KV_CACHE_USAGE].take(rows)
+        by_feature[_WAITING] = columns[WAITING_REQUESTS].take(rows)
+        np.subtract(now_s, columns[METRICS_UPDATED_S].take(rows), out=by_feature[_AGE])
+        by_feature[_COUNTED] = self._ledger.counts.take(rows, axis=1)
+        if self.has_roles:
+            by_feature[_ROLE] = self.roles.take(rows)
         match: PrefixMatch | None = request.data.get(self._prefix_key)
         tokens = prompt_tokens(request, match)
         by_feature[_INPUT] = tokens
         if match is not None and match.total_blocks:
             whole = match.prompt_tokens or match.total_blocks * match.block_size_tokens
-            np.minimum(match.held_blocks[rows] * (match.block_size_tokens / whole), 1.0, out=by_feature[_PREFIX])
+            np.multiply(match.held_blocks.take(rows), match.block_size_tokens / whole, out=by_feature[_PREFIX])
         backlog: PrefillBacklog | None = request.data.get(self._backlog_key)
         if backlog is not None:
             by_feature[_BACKLOG] = backlog.tokens[rows]
@@ -93,6 +95,9 @@ class Rows:
             if encoder is not None:
                 by_feature[_MATCHED] = encoder.matched_size[rows]
                 by_feature[_ENCODED] = encoder.total_size
+        # fmax and fmin take the number where the other is NaN; adding 0.0 makes 0.0 of -0.0.
+        np.fmin(np.fmax(by_feature, 0.0, out=by_feature), _MOST, out=by_feature)
+        by_feature += 0.0
         return features
 
 

@@ -183,6 +183,7 @@ class PredictedLatencyProducer(
             backlog_key=self._backlog_key,
             encoder_key=self._encoder_key,
         )
+        self._rows.has_roles = bool(self.params.endpoint_role_label)
         self._fit()
 
     def produces(self) -> Sequence[str]:
