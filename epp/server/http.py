@@ -1,7 +1,7 @@
 """The metrics port: Prometheus' page, probes, and pages that show what the picker knows. It only reads.
 
-The pages come as callables, so nothing here knows the app. The port has no authentication, like the Go EPP's without
-Kubernetes; no page shows the text of a prompt.
+The pages come as callables, so nothing here knows the app. Where there is a gate, it is asked before every page but the
+probes. No page shows the text of a prompt.
 """
 
 from __future__ import annotations
@@ -9,17 +9,20 @@ from __future__ import annotations
 import asyncio
 import html
 import ssl
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final, Protocol, assert_never
 
 import msgspec
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 
 from epp.observability.plain import encode_json
+from epp.server.access import AccessGate, Verdict
 
 JSON: Final = "application/json"
 MOST_DECISIONS: Final = 100  # in one answer: a decision over many endpoints takes milliseconds to tell
 _NOT_KEPT: Final = "no decisions are kept: --explain-decisions is 0"
+_PROBES: Final = frozenset(("/healthz", "/readyz"))
 CLOSE_S: Final = 5.0  # how long pages under way may take at the end
 
 _STYLE: Final = (
@@ -65,9 +68,9 @@ class Pages(msgspec.Struct, frozen=True):
     """What an operator should know though the picker is ready: shown by `/readyz` below the answer."""
 
 
-def build_app(pages: Pages) -> web.Application:
-    """The application of the metrics port."""
-    app = web.Application()
+def build_app(pages: Pages, gate: AccessGate | None = None) -> web.Application:
+    """The application of the metrics port. Without a `gate` everybody may read everything."""
+    app = web.Application(middlewares=() if gate is None else (_guarded(gate),))
 
     async def metrics(request: web.Request) -> web.StreamResponse:
         parts, content_type = pages.metrics(request.headers.get("Accept", ""))
@@ -142,7 +145,7 @@ def build_app(pages: Pages) -> web.Application:
             return _json({"error": reason}, status=404)
         return _json(found)
 
-    handlers: dict[str, Callable[[web.Request], Awaitable[web.StreamResponse]]] = {
+    handlers: dict[str, Handler] = {
         "/metrics": metrics,
         "/healthz": healthz,
         "/readyz": readyz,
@@ -168,9 +171,17 @@ class HttpServer:
         self.port = port
 
     @classmethod
-    async def start(cls, pages: Pages, host: str, port: int, *, tls: ssl.SSLContext | None = None) -> HttpServer:
+    async def start(
+        cls,
+        pages: Pages,
+        host: str,
+        port: int,
+        *,
+        tls: ssl.SSLContext | None = None,
+        gate: AccessGate | None = None,
+    ) -> HttpServer:
         """Raises OSError when the port cannot be bound."""
-        runner = web.AppRunner(build_app(pages), access_log=None, handle_signals=False, shutdown_timeout=CLOSE_S)
+        runner = web.AppRunner(build_app(pages, gate), access_log=None, handle_signals=False, shutdown_timeout=CLOSE_S)
         await runner.setup()
         try:
             await web.TCPSite(runner, host, port, ssl_context=tls).start()
@@ -182,6 +193,33 @@ class HttpServer:
     async def close(self) -> None:
         """Close the port; pages under way have CLOSE_S to finish."""
         await self._runner.cleanup()
+
+
+def _guarded(gate: AccessGate) -> Middleware:
+    """Ask the gate first. Statuses and texts are those of controller-runtime's filter."""
+
+    @web.middleware
+    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.path in _PROBES:  # the kubelet has no token
+            return await handler(request)
+        verdict, user = await gate.check(request.headers.get("Authorization", ""))
+        match verdict:
+            case Verdict.ALLOWED:
+                return await handler(request)
+            case Verdict.UNAUTHORIZED:
+                return web.Response(status=401, text="Unauthorized\n", headers={"WWW-Authenticate": "Bearer"})
+            case Verdict.FORBIDDEN:
+                return web.Response(status=403, text=f"Authorization denied for user {user}\n")
+            case Verdict.NOT_AUTHENTICATED:
+                return web.Response(status=500, text="Authentication failed\n")
+            case Verdict.NOT_AUTHORIZED:
+                return web.Response(status=500, text=f"Authorization for user {user} failed\n")
+            case Verdict.BUSY:
+                return web.Response(status=503, text="Too many tokens to ask about\n", headers={"Retry-After": "1"})
+            case _:
+                assert_never(verdict)
+
+    return guard
 
 
 def _json(value: object, *, status: int = 200) -> web.Response:
