@@ -16,7 +16,8 @@ from typing import Any, Final
 from epp import version
 from epp.api import ConfigError, Plugin, host_port
 from epp.app_collecting import Collecting, make_collecting
-from epp.app_kubernetes import connect, make_discovery
+from epp.app_kubernetes import connect, is_guarded, make_discovery, make_gate
+from epp.app_leadership import Leadership
 from epp.app_reload import Reloader
 from epp.cli.http2_limits import limits
 from epp.cli.options import NO_SOURCE, RunOptions, Source, Transport, UsageError
@@ -40,6 +41,7 @@ from epp.observability.logs import INFO, log_event
 from epp.observability.metrics import Recorder
 from epp.observability.state import endpoints_state, exported, plugins_state
 from epp.outside import World
+from epp.server.access import AccessGate
 from epp.server.grpcio import GrpcServer
 from epp.server.health import HealthState
 from epp.server.http import HttpServer, Pages
@@ -110,7 +112,8 @@ class Service:
         )
         self.registry = make_registry(options.plugin_defaults)
         pipeline = build(loaded, self.registry, self.environment)
-        self.health = HealthState(leader_election=False)
+        self._leadership = Leadership(options, self._random) if options.elects_leader else None
+        self.health = HealthState(leads=self._leadership.leads if self._leadership is not None else None)
         self.director = Director(
             self.datastore,
             pipeline,
@@ -138,11 +141,14 @@ class Service:
         self._ext_proc: LeanServer | GrpcServer | None = None
         self._health_server: LeanServer | GrpcServer | None = None
         self._http: HttpServer | None = None
+        self._gate: AccessGate | None = None
         self.recorder.config_loaded(pipeline.config_hash)
         fresh_for_s = self._collecting.fresh_for_s(options.metrics_staleness_threshold_s)
         self.recorder.watch_fleet(self.datastore.fleet, clock, fresh_for_s, pool)
         self.recorder.watch_scrapes(self._scrape_counts)
         self.recorder.watch_sources(self._collecting.errors)
+        if self._leadership is not None:
+            self.recorder.watch_leadership(self._leadership.lease, self._leadership.leads)
         self._check_source()
 
     # --- running -----------------------------------------------------------------------------------------------------
@@ -151,6 +157,7 @@ class Service:
         """Open the ports and begin to look for endpoints. Raises StartError or ConfigError."""
         options = self._options
         pipeline = self.director.pipeline
+        await self._connect()
         if self._state_dir is not None:
             await self._load_state(self._state_dir)
         for collector in self._collecting.collectors:
@@ -166,7 +173,7 @@ class Service:
             if self._follow_file(pipeline):
                 self._spawn(self._file_discovery.watch(), "file discovery")
         elif options.source in (Source.POOL, Source.SELECTOR):
-            await self._follow_kubernetes()
+            self._follow_kubernetes(pipeline)
         else:
             self.datastore.replace_all(parse_endpoints(options.endpoints))
             self.datastore.synced = True
@@ -183,7 +190,11 @@ class Service:
         )
         try:
             self._http = await HttpServer.start(
-                self._pages(), options.metrics_host, options.metrics_port, tls=self._metrics_tls()
+                self._pages(),
+                options.metrics_host,
+                options.metrics_port,
+                tls=self._metrics_tls(),
+                gate=self._gate,
             )
         except OSError as error:
             address = f"{options.metrics_host}:{options.metrics_port}"
@@ -197,12 +208,16 @@ class Service:
             health_port=self._health_server.port,
             metrics_port=self._http.port,
             tls=(options.cert_path or "self-signed") if options.secure_serving else "off",
+            metrics_auth=self._gate is not None,
             transport=options.transport.value,
             endpoints=len(self.datastore),
             config=options.config_file or ("--config-text" if options.config_text else "built-in default"),
             config_hash=pipeline.config_hash,
         )
         log_needs(_log, pipeline)
+        if self._leadership is not None:
+            assert self._kube_api is not None
+            self._leadership.start(self._kube_api)
         if self._state_dir is not None:
             saving = self._state_dir.keep(self._plugins, every_s=options.state_save_interval_s)
             self._spawn(saving, "saving of state")
@@ -211,6 +226,8 @@ class Service:
         """Serve until `ask_to_stop`; then be not ready, and go on serving for the drain time-out."""
         await self._stop_asked.wait()
         self.health.draining = True
+        if self._leadership is not None:
+            self._leadership.resign()  # another replica may be ready before this one has drained
         window_s = 0.0 if self._hurry.is_set() else self._options.drain_timeout_s
         log_event(_log, INFO, "draining", seconds=window_s, open_streams=self._service.open_streams)
         if window_s:
@@ -225,10 +242,14 @@ class Service:
 
     async def stop(self) -> None:
         """Close the ports; streams in progress get a few seconds to end. Nothing is left running."""
+        if self._leadership is not None:
+            await self._leadership.close()
         if self._ext_proc is not None:
             await self._ext_proc.stop(grace_s=_LAST_GRACE_S)
         if self._health_server is not None:
             await self._health_server.stop(grace_s=0)
+        if self._gate is not None:
+            await self._gate.close()
         if self._http is not None:
             await self._http.close()
         if self._state_dir is not None and self._http is not None:  # what never served has learned nothing
@@ -249,9 +270,11 @@ class Service:
         objects = self._objects.problems if self._objects is not None else ()
         state = self._state_dir.problems if self._state_dir is not None else ()
         kubernetes = self._kubernetes.notes() if self._kubernetes is not None else ()
+        election = self._leadership.notes() if self._leadership is not None else ()
         return [
             *self._reloader.notes(),
             *kubernetes,
+            *election,
             *(f"objects: {p}" for p in objects),
             *(f"state: {p}" for p in state),
         ]
@@ -263,6 +286,27 @@ class Service:
         return self._http.port
 
     # --- parts -------------------------------------------------------------------------------------------------------
+
+    async def _connect(self) -> None:
+        """To Kubernetes, where something needs it. Raises ConfigError."""
+        options = self._options
+        static = self._file_discovery is not None
+        guarded = is_guarded(options, static=static)
+        needs = []
+        if not static and options.source in (Source.POOL, Source.SELECTOR):
+            needs.append("Kubernetes")
+        if self._leadership is not None:
+            needs.append("--ha-enable-leader-election")
+        if guarded:
+            needs.append("--metrics-endpoint-auth (=false lets everybody read the pages)")
+        if not needs:
+            return
+        try:
+            self._kube_api = await connect(options)
+        except CredentialsError as error:
+            raise ConfigError(f"{', '.join(needs)}: {error}") from error
+        if guarded:
+            self._gate = make_gate(self._kube_api, self._clock)
 
     async def _load_state(self, state_dir: StateDir) -> None:
         try:
@@ -283,19 +327,20 @@ class Service:
         if self._options.source is Source.UNSAID:
             raise UsageError(NO_SOURCE)
 
-    async def _follow_kubernetes(self) -> None:
+    def _follow_kubernetes(self, pipeline: Pipeline) -> None:
         def synced(value: bool) -> None:
             self.health.synced = value
 
-        try:
-            self._kube_api = await connect(self._options)
-        except CredentialsError as error:
-            raise ConfigError(f"Kubernetes: {error}") from error
+        assert self._kube_api is not None
         self._kubernetes = make_discovery(
             self._kube_api, self._options, self.datastore, synced=synced, clock=self._clock, rng=self._random
         )
         self.recorder.watch_kubernetes(self._kubernetes.statuses)
-        self._spawn(self._kubernetes.run(), "Kubernetes discovery")
+        warm: bool = pipeline.settings["feature_gates"]["haPopulateNonLeaderDatastore"]
+        work = self._kubernetes.run()
+        if self._leadership is not None and not warm:
+            work = self._leadership.then(work)
+        self._spawn(work, "Kubernetes discovery")
 
     def _make_file_discovery(self, pipeline: Pipeline) -> FileDiscovery | None:
         plugin = _discovery_plugin(pipeline)

@@ -1,7 +1,8 @@
-"""What the service does with Kubernetes: the connection, and the source of endpoints that its options ask for."""
+"""What the service does with Kubernetes: the connection, the source of endpoints, the gate of the metrics port."""
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable
 
@@ -11,6 +12,8 @@ from epp.data.datastore import Datastore
 from epp.discovery.kubernetes import credentials
 from epp.discovery.kubernetes.api import Api
 from epp.discovery.kubernetes.discovery import KubernetesDiscovery, Wanted
+from epp.discovery.kubernetes.reviews import Reviews
+from epp.server.access import AccessGate
 
 
 async def connect(options: RunOptions) -> Api:
@@ -39,3 +42,25 @@ def make_discovery(
         follow_objects=not options.objects_dir,
     )
     return KubernetesDiscovery(api, wanted, datastore, synced=synced, clock=clock, rng=rng)
+
+
+def is_guarded(options: RunOptions, *, static: bool, in_cluster: Callable[[], bool] | None = None) -> bool:
+    """Whether the pages of the metrics port are for those only whom Kubernetes lets read them.
+
+    As the flag says. Where it says nothing: wherever Kubernetes is used or this process runs in one of its Pods. On a laptop
+    with `static` endpoints there is nobody to ask.
+    """
+    if options.metrics_endpoint_auth is not None:
+        return options.metrics_endpoint_auth
+    uses = not static and options.source in (Source.POOL, Source.SELECTOR)
+    return uses or options.elects_leader or (in_cluster or runs_in_pod)()
+
+
+def runs_in_pod() -> bool:
+    """Whether this process is in a Pod that has a service account."""
+    return bool(os.environ.get("KUBERNETES_SERVICE_HOST")) and (credentials.SERVICE_ACCOUNT_DIR / "token").is_file()
+
+
+def make_gate(api: Api, clock: Callable[[], float]) -> AccessGate:
+    """Asks the API server who may read the pages."""
+    return AccessGate(Reviews(api), clock=clock)

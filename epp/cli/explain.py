@@ -12,7 +12,8 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Final, NamedTuple
 from urllib.parse import quote
 
 _TIMEOUT_S: Final = 10.0
@@ -30,13 +31,14 @@ def explain(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     if not options.url.startswith(("http://", "https://")):
         parser.error(f"--url {options.url!r}: expected http://HOST:PORT")
+    epp = _Epp(options.url.rstrip("/"), options.token_file)
     try:
         if options.follow:
-            _follow(options.url, as_json=options.json)
+            _follow(epp, as_json=options.json)
         elif options.id is not None:
-            _show(_get(options.url, f"/explain/{quote(options.id)}"), options)
+            _show(epp.get(f"/explain/{quote(options.id)}"), options)
         else:
-            decisions = _get(options.url, f"/explain?last={options.last}")["decisions"]
+            decisions = epp.get(f"/explain?last={options.last}")["decisions"]
             if not decisions:
                 raise _Unanswered("no request has been decided yet")
             for number, decision in enumerate(decisions):
@@ -59,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     which.add_argument("--last", nargs="?", type=_count, const=1, metavar="N", help="the last decision, or the last N")
     which.add_argument("--follow", action="store_true", help="a line for each new decision, until Ctrl-C")
     parser.add_argument("--url", default="http://127.0.0.1:9090", help="the EPP's metrics port (default: %(default)s)")
+    parser.add_argument("--token-file", metavar="FILE", help="token of an account that may read the EPP's pages")
     parser.add_argument("--json", action="store_true", help="all that is known, one JSON object a line")
     parser.add_argument("--all", action="store_true", help=f"every endpoint, not only the first {_SHOWN_ENDPOINTS}")
     return parser
@@ -73,43 +76,60 @@ def _count(text: str) -> int:
 # --- asking --------------------------------------------------------------------------------------------------------------
 
 
-def _get(url: str, path: str) -> Any:
-    """The JSON of a page. Raises _Unanswered."""
-    address = url.rstrip("/") + path
-    try:
-        with urllib.request.urlopen(address, timeout=_TIMEOUT_S) as answer:
-            return json.load(answer)
-    except urllib.error.HTTPError as error:
-        raise _Unanswered(_refusal(error)) from error
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", None) or error
-        raise _Unanswered(f"{address} does not answer: {reason}; --url names the EPP's metrics port") from error
+class _Epp(NamedTuple):
+    """The metrics port of a running EPP. The token is read for each request: such files change."""
+
+    url: str
+    token_file: str | None
+
+    def get(self, path: str) -> Any:
+        """The JSON of a page. Raises _Unanswered."""
+        address = self.url + path
+        request = urllib.request.Request(address)
+        if self.token_file is not None:
+            try:
+                request.add_header("Authorization", f"Bearer {Path(self.token_file).read_text().strip()}")
+            except (OSError, ValueError) as error:
+                raise _Unanswered(f"--token-file {self.token_file}: {error}") from error
+        try:
+            with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            raise _Unanswered(_refusal(error)) from error
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "reason", None) or error
+            raise _Unanswered(f"{address} does not answer: {reason}; --url names the EPP's metrics port") from error
 
 
 def _refusal(error: urllib.error.HTTPError) -> str:
+    if error.code in (401, 403):
+        return (
+            f"{error.url} answers with status {error.code}: its pages are for accounts that may get /metrics;"
+            " --token-file names a file with the token of one"
+        )
     try:
         return str(json.load(error)["error"])
     except (ValueError, KeyError, TypeError):
         return f"{error.url} answers with status {error.code}; --url names the EPP's metrics port"
 
 
-def _follow(url: str, *, as_json: bool) -> None:
-    number = _latest(url)
+def _follow(epp: _Epp, *, as_json: bool) -> None:
+    number = _latest(epp)
     while True:
-        newer = _get(url, f"/explain?after={number}")["decisions"]
+        newer = epp.get(f"/explain?after={number}")["decisions"]
         for decision in newer:
             print(json.dumps(decision) if as_json else _line(decision))
             number = decision["number"]
         sys.stdout.flush()
         if not newer:
             time.sleep(_POLL_S)
-            if _latest(url) < number:
+            if _latest(epp) < number:
                 number = 0  # another process counts from the beginning
 
 
-def _latest(url: str) -> int:
+def _latest(epp: _Epp) -> int:
     """The number of the latest decision; 0 before the first."""
-    found = _get(url, "/explain?last=1")["decisions"]
+    found = epp.get("/explain?last=1")["decisions"]
     return int(found[-1]["number"]) if found else 0
 
 

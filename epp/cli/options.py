@@ -101,12 +101,13 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     pool_group: str = "inference.networking.k8s.io"
     endpoint_selector: str = ""
     endpoint_target_ports: tuple[int, ...] = ()
-    kubeconfig: str = ""
-    kube_context: str = ""
     objects_dir: str = ""
     disable_endpoint_subset_filter: bool = False
     emit_endpoint_scores: bool = False
+    kubeconfig: str = ""
+    kube_context: str = ""
     ha_enable_leader_election: bool = False
+    replicas_serve: str = "leader"
     pod_name: str = ""  # env POD_NAME
 
     transport: Transport = Transport.LEAN
@@ -130,7 +131,7 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     enable_cert_reload: bool = False
     tls_min_version: str = ""
     tls_cipher_suites: tuple[str, ...] = ()
-    metrics_endpoint_auth: bool = True
+    metrics_endpoint_auth: bool | None = None  # None: not said
     metrics_cert_dir: str = ""
     metrics_client_ca_file: str = ""
 
@@ -160,6 +161,11 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     def max_message_bytes(self) -> int:
         """The largest gRPC message to receive. In BUFFERED mode a body is one message, with little around it."""
         return self.grpc_max_recv_msg_size_bytes or self.max_request_body_bytes + (1 << 20)
+
+    @property
+    def elects_leader(self) -> bool:
+        """Whether this replica serves only while it holds the Lease."""
+        return self.ha_enable_leader_election and self.replicas_serve == "leader"
 
     @property
     def source(self) -> Source:
@@ -237,7 +243,18 @@ GROUPS: Final = (
             ),
             switch("disable-endpoint-subset-filter", False, "ignore the proxy's subset hint"),
             switch("emit-endpoint-scores", False, "tell the proxy the scores, in dynamic metadata"),
-            switch("ha-enable-leader-election", False, "be ready only while holding the lease", note=NO_EFFECT),
+        ),
+    ),
+    Group(
+        "Several replicas",
+        (
+            switch("ha-enable-leader-election", False, "be ready only while holding the Lease of the pool"),
+            choice(
+                "replicas-serve",
+                "leader",
+                "with leader election: only the leader serves; or all do, and no Lease is taken",
+                ("leader", "all"),
+            ),
         ),
     ),
     Group(
@@ -283,7 +300,11 @@ GROUPS: Final = (
             switch("enable-cert-reload", False, "follow changes of those files"),
             text("tls-min-version", "", "VersionTLS12 or VersionTLS13", unit="VERSION"),
             _listed("tls-cipher-suites", "suites for TLS 1.2 and older, by their IANA names", unit="NAME[,...]"),
-            switch("metrics-endpoint-auth", True, "ask Kubernetes who may read the metrics", note=NO_EFFECT),
+            switch(
+                "metrics-endpoint-auth",
+                True,
+                "ask Kubernetes who may read the pages of the metrics port; unless given, only where Kubernetes is used",
+            ),
             text("metrics-cert-dir", "", "TLS on the metrics port: directory with tls.crt and tls.key", unit="DIR"),
             text("metrics-client-ca-file", "", "CA that must have signed certificates of its clients", unit="FILE"),
         ),
@@ -377,6 +398,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> RunO
         "http2_limits": tuple(values["http2_limits"]),
         "metric_specs": _metric_specs(parsed),
         "model_server_metrics_insecure_skip_verify": values["model_server_metrics_https_insecure_skip_verify"],
+        "metrics_endpoint_auth": values["metrics_endpoint_auth"] if "metrics-endpoint-auth" in parsed.given else None,
         "verbosity": _verbosity(parsed),
         "log_format": values["log_format"] if "log-format" in parsed.given else values["zap_encoder"] or "auto",
     }
@@ -385,6 +407,8 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> RunO
         options["refresh_metrics_interval_s"] = MIN_REFRESH_S
     if options["http2_limits"] and options["transport"] is Transport.GRPCIO:
         warnings.append("--http2-limit: no effect with --transport=grpcio")
+    if "replicas-serve" in parsed.given and not options["ha_enable_leader_election"]:
+        warnings.append("--replicas-serve: no effect without --ha-enable-leader-election: every replica serves")
     warnings += _stray(parsed)
     warnings += [f"--{f.name}: {f.note}" for f in _noted() if f.name in parsed.given and f.note != "deprecated"]
     checked = RunOptions(**options, warnings=tuple(warnings))
@@ -470,7 +494,7 @@ def _check(options: RunOptions) -> None:
         raise UsageError('both the "config-file" and "config-text" flags cannot be set at the same time')
     if options.metrics_client_ca_file and not options.metrics_cert_dir:
         raise UsageError('"metrics-client-ca-file" requires "metrics-cert-dir"')
-    if options.metrics_cert_dir and not options.metrics_client_ca_file and not options.metrics_endpoint_auth:
+    if options.metrics_cert_dir and not options.metrics_client_ca_file and options.metrics_endpoint_auth is False:
         raise UsageError(
             '"metrics-cert-dir" enables metrics TLS without authentication; '
             'set "metrics-client-ca-file" or "metrics-endpoint-auth"'

@@ -19,7 +19,14 @@ from epp.observability.catalogue import Catalogue
 from epp.observability.exposition import Page
 from epp.observability.kubernetes import Followed, kubernetes_metrics
 from epp.observability.plugin_metrics import PluginMetrics
-from epp.observability.pool import PoolMetrics, ScrapeCounts, SourceCounts, scrape_metrics, source_metrics
+from epp.observability.pool import (
+    PoolMetrics,
+    ScrapeCounts,
+    SourceCounts,
+    leadership_metrics,
+    scrape_metrics,
+    source_metrics,
+)
 from epp.observability.series import OTHER, Counter, Names
 from epp.scheduling.observer import TIMED_EVERY
 
@@ -296,6 +303,10 @@ class Recorder:
     def watch_kubernetes(self, statuses: Callable[[], Iterable[Followed]]) -> None:
         """Show how the following of Kubernetes objects fares. Call it once."""
         self._page.add_source(lambda: kubernetes_metrics(statuses))
+
+    def watch_leadership(self, lease: str, leads: Callable[[], bool]) -> None:
+        """Show whether this replica leads. Call it once."""
+        self._page.add_source(lambda: leadership_metrics(lease, leads))
 
     def config_loaded(self, config_hash: str) -> None:
         """This is the configuration in force."""

@@ -126,6 +126,16 @@ def source_metrics(counts: SourceCounts) -> Iterator[Metric]:
     yield unreadable
 
 
+def leadership_metrics(lease: str, leads: Callable[[], bool]) -> Iterator[Metric]:
+    metric = GaugeMetricFamily(
+        "leader_election_master_status",
+        "1 while this replica holds the lease, else 0. With `--ha-enable-leader-election`.",
+        labels=("name",),
+    )
+    metric.add_metric((lease,), leads())
+    yield metric
+
+
 def _by_endpoint(name: str, text: str, endpoints: list[str], values: Floats) -> Metric:
     gauge = GaugeMetricFamily(name, text, labels=("endpoint",))
     for endpoint, value in zip(endpoints, values, strict=True):

@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Final, Generic, Protocol, TypeVar
 
-import msgspec
+from epp.discovery.kubernetes.reviews import User
 
 PATH: Final = "/metrics"
 
@@ -35,17 +35,8 @@ _K = TypeVar("_K", bound=Hashable)
 _V = TypeVar("_V")
 
 
-class User(msgspec.Struct, frozen=True):
-    """Whose token it is, as TokenReview says (UserInfo)."""
-
-    name: str
-    uid: str = ""
-    groups: tuple[str, ...] = ()
-    extra: tuple[tuple[str, tuple[str, ...]], ...] = ()
-
-
 class Reviewer(Protocol):
-    """Asks an authority. Anything raised means that it could not be asked."""
+    """Asks an authority (`epp.discovery.kubernetes.reviews.Reviews`). Anything raised means that it could not be asked."""
 
     async def authenticate(self, token: str) -> User | None:
         """Whose token it is; None: nobody's."""

@@ -7,6 +7,7 @@ deleted, or not found yet, is no reason to restart the process.
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -30,11 +31,13 @@ class Serving(enum.IntEnum):
 
 
 class HealthState(msgspec.Struct):
-    """What is known of the process. `unready_plugins` are the names of plugins that say that they are not ready."""
+    """What is known of the process. `unready_plugins` are the names of plugins that say that they are not ready.
+
+    `leads` is asked at every check, because a leader whose time is over may not get to say so; None: there is no election.
+    """
 
     synced: bool = False
-    leader_election: bool = False
-    is_leader: bool = False
+    leads: Callable[[], bool] | None = None
     draining: bool = False
     unready_plugins: tuple[str, ...] = ()
 
@@ -43,7 +46,7 @@ class HealthState(msgspec.Struct):
         found = []
         if not self.synced:
             found.append("endpoints: not loaded yet")
-        if self.leader_election and not self.is_leader:
+        if self.leads is not None and not self.leads():
             found.append("leader election: another replica is the leader")
         if self.draining:
             found.append("shutdown: draining")
@@ -58,11 +61,11 @@ class HealthState(msgspec.Struct):
         """The answer to Check. With leader election only the services of `list`, "" and the chart's are known."""
         if service == LIVENESS:
             return Serving.SERVING
-        if service not in _READINESS and self.leader_election:
+        if service not in _READINESS and self.leads is not None:
             return Serving.SERVICE_UNKNOWN
         return Serving.SERVING if self.ready else Serving.NOT_SERVING
 
     def list(self) -> dict[str, Serving]:
         """The answer to List."""
-        services = (EXT_PROC_SERVICE, LIVENESS, READINESS) if self.leader_election else (EXT_PROC_SERVICE,)
+        services = (EXT_PROC_SERVICE, LIVENESS, READINESS) if self.leads is not None else (EXT_PROC_SERVICE,)
         return {service: self.check(service) for service in services}

@@ -165,6 +165,7 @@ def _computed() -> Iterator[tuple[list[str], str, str]]:
     recorder.watch_scrapes(lambda: [("a", "ok", 1)])
     recorder.watch_sources(lambda: [("metrics-data-source", 1, {"core-metrics-extractor": 1})])
     recorder.watch_kubernetes(lambda: [WatchStatus("Pod", 0.0, 1, 1, 1, {"gone": 1})])
+    recorder.watch_leadership("lease", lambda: True)
     recorder.config_loaded("0123456789ab")
     page, _ = recorder.render()
     counted = _names(stream_metrics=True)

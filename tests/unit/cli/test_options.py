@@ -161,8 +161,22 @@ def test_arguments_after_two_dashes_are_no_flags() -> None:
 
 
 def test_flags_without_effect_are_accepted_and_reported() -> None:
-    assert options("--ha-enable-leader-election").warnings == ("--ha-enable-leader-election: accepted, no effect yet",)
+    assert options("--zap-devel").warnings == ("--zap-devel: accepted, no effect yet",)
     assert options("--grpc-port 1").warnings == ()
+
+
+def test_which_replicas_serve_is_a_matter_of_leader_election() -> None:
+    assert options("--ha-enable-leader-election").elects_leader
+    assert not options("--ha-enable-leader-election --replicas-serve=all").elects_leader
+    assert options("--replicas-serve=leader").warnings == (
+        "--replicas-serve: no effect without --ha-enable-leader-election: every replica serves",
+    )
+
+
+def test_whether_pages_are_guarded_is_left_open_unless_it_is_said() -> None:
+    assert options("").metrics_endpoint_auth is None
+    assert options("--metrics-endpoint-auth").metrics_endpoint_auth is True
+    assert options("--metrics-endpoint-auth=false").metrics_endpoint_auth is False
 
 
 @pytest.mark.parametrize("line", ["--help", "-h", "--grpc-port 1 --help"])

@@ -6,8 +6,9 @@ import asyncio
 
 import pytest
 
+from epp.discovery.kubernetes.reviews import User
 from epp.server import access
-from epp.server.access import AccessGate, User, Verdict, bearer_token
+from epp.server.access import AccessGate, Verdict, bearer_token
 from tests.support.plugins import Clock
 
 

@@ -10,9 +10,9 @@ NOT_SYNCED = HealthState()
 READY = HealthState(synced=True)
 DRAINING = HealthState(synced=True, draining=True)
 WAITING = HealthState(synced=True, unready_plugins=("predictor",))
-FOLLOWER = HealthState(synced=True, leader_election=True)
-LEADER = HealthState(synced=True, leader_election=True, is_leader=True)
-EMPTY_LEADER = HealthState(leader_election=True, is_leader=True)
+FOLLOWER = HealthState(synced=True, leads=lambda: False)
+LEADER = HealthState(synced=True, leads=lambda: True)
+EMPTY_LEADER = HealthState(leads=lambda: True)
 
 
 # Columns: liveness, readiness, "", the ext_proc service, the charts' service, any other name.
@@ -40,7 +40,7 @@ def test_the_list_has_the_probes_of_replicas_only_with_leader_election() -> None
 
 
 def test_problems_name_each_component_that_is_not_ready() -> None:
-    state = HealthState(leader_election=True, draining=True, unready_plugins=("a", "b"))
+    state = HealthState(leads=lambda: False, draining=True, unready_plugins=("a", "b"))
 
     assert [problem.partition(":")[0] for problem in state.problems()] == [
         "endpoints",

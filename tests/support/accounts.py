@@ -1,0 +1,51 @@
+"""Service accounts with exactly the rights that a test gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.support.control_plane import ControlPlane
+
+Rules = Sequence[dict[str, Any]]
+
+LEASE_RULES: Rules = [
+    {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "create", "update"]}
+]
+REVIEW_RULES: Rules = [
+    {"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]},
+    {"apiGroups": ["authorization.k8s.io"], "resources": ["subjectaccessreviews"], "verbs": ["create"]},
+]
+METRICS_RULES: Rules = [{"nonResourceURLs": ["/metrics"], "verbs": ["get"]}]
+
+
+def make_account(
+    plane: ControlPlane, name: str, *, namespace: str, rules: Rules = (), cluster_rules: Rules = ()
+) -> str:
+    """A token of a new account, which may do what the rules say: those of a Role, and those of a ClusterRole."""
+    rbac = "rbac.authorization.k8s.io"
+    subject = {"kind": "ServiceAccount", "name": name, "namespace": namespace}
+    plane.api.create(
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}},
+        namespace=namespace,
+    )
+    for kind, given, where, full in (
+        ("Role", rules, namespace, name),
+        ("ClusterRole", cluster_rules, "", f"{namespace}-{name}"),
+    ):
+        if not given:
+            continue
+        metadata = {"name": full}
+        plane.api.create(
+            {"apiVersion": f"{rbac}/v1", "kind": kind, "metadata": metadata, "rules": list(given)}, namespace=where
+        )
+        binding = {"apiVersion": f"{rbac}/v1", "kind": f"{kind}Binding", "metadata": metadata, "subjects": [subject]}
+        plane.api.create(binding | {"roleRef": {"apiGroup": rbac, "kind": kind, "name": full}}, namespace=where)
+    return plane.api.service_account_token(name, namespace=namespace)
+
+
+def account_kubeconfig(plane: ControlPlane, name: str, *, namespace: str, **rules: Rules) -> Path:
+    """The same as a kubeconfig file."""
+    token = make_account(plane, name, namespace=namespace, **rules)
+    return plane.write_kubeconfig(f"{namespace}-{name}", token, namespace=namespace)
