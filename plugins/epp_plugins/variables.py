@@ -40,6 +40,21 @@ def _number(low: float, high: float = math.inf, *, above: bool = False) -> Calla
     return parse
 
 
+def _whole(low: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or int(text) < low:
+            raise ValueError(f"a whole number from {low}")
+        return int(text)
+
+    return parse
+
+
+def _urls(text: str) -> str:
+    if not all(part.strip().startswith(("http://", "https://")) for part in text.split(",") if part.strip()):
+        raise ValueError("http://HOST:PORT, several with commas between them")
+    return text
+
+
 def _one_of(*names: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text.lower() not in names:
@@ -81,6 +96,14 @@ VARIABLES: Final = (
     Variable("AFFINITY_GATE_TAU_GLOBAL", _share, ((_OLD_SCORER, "affinityGateTauGlobal"),)),
     Variable("POD_SELECTION_MODE", _one_of("linear", "max"), ((_OLD_SCORER, "selectionMode"),)),
     Variable("SLO_BUFFER_FACTOR", _number(0, above=True), ((_PRODUCER, "sloBufferFactor"),)),
+    Variable("PREDICTION_SERVER_URL", _urls, ((_PRODUCER, "predictionServerUrl"),)),
+    Variable("TRAINING_SERVER_URL", _urls, ((_PRODUCER, "trainingServerUrl"),)),
+    Variable("LATENCY_COALESCE_WINDOW_MS", _number(0), ((_PRODUCER, "coalesceWindowMs"),)),
+    Variable("LATENCY_MAX_COALESCED_ROWS", _whole(0), ((_PRODUCER, "maxCoalescedRows"),)),
+    Variable("LATENCY_MAX_CONCURRENT_DISPATCHES", _whole(1), ((_PRODUCER, "maxConcurrentDispatches"),)),
+    Variable("LATENCY_MAX_SAMPLE_SIZE", _whole(1), ((_PRODUCER, "maxSampleSize"),)),
+    Variable("LATENCY_FLUSH_INTERVAL_SEC", _number(0, above=True), ((_PRODUCER, "flushIntervalSec"),)),
+    Variable("LATENCY_HTTP_TIMEOUT_SEC", _number(0, above=True), ((_PRODUCER, "httpTimeoutSec"),)),
 )
 
 

@@ -18,6 +18,11 @@ from tests.support.predictions import ToldPredictions
 GOOD = {
     "HEADROOM_SELECTION_STRATEGY": "Composite-Least",
     "POD_SELECTION_MODE": "MAX",
+    "PREDICTION_SERVER_URL": "http://a:8001,http://b:8001",
+    "TRAINING_SERVER_URL": "http://a:8000",
+    "LATENCY_MAX_COALESCED_ROWS": "0",
+    "LATENCY_MAX_CONCURRENT_DISPATCHES": "28",
+    "LATENCY_MAX_SAMPLE_SIZE": "10000",
 }
 
 
@@ -55,6 +60,9 @@ def test_the_configuration_goes_before_the_environment() -> None:
         ("AFFINITY_GATE_TAU", "nan", "a number from 0 to 1"),
         ("SLO_BUFFER_FACTOR", "0", "a number above 0"),
         ("POD_SELECTION_MODE", "random", "one of linear, max"),
+        ("PREDICTION_SERVER_URL", "localhost:8001", "http://HOST:PORT, several with commas between them"),
+        ("LATENCY_MAX_SAMPLE_SIZE", "0", "a whole number from 1"),
+        ("LATENCY_MAX_COALESCED_ROWS", "1.5", "a whole number from 0"),
         ("HEADROOM_SELECTION_STRATEGY", "x", "one of least, most, composite-least, composite-most, composite-only"),
     ],
 )
