@@ -18,7 +18,6 @@ from epp.api import (
     Termination,
     data_key,
 )
-from epp_plugins.first_token import FirstToken
 from epp_plugins.producers.prefill_backlog_producer import PrefillBacklogProducer
 from tests.support.plugins import Clock, make_fleet, make_handle, make_plugin
 from tests.support.scheduling import ended, make_request, picked
@@ -173,11 +172,3 @@ def test_whatever_a_page_says_the_backlog_stays_within_what_is_pending(waiting: 
         shown = producer.dump_state()
         assert isinstance(shown, dict)
         assert 0 <= shown["endpoints"]["s0"]["backlog_tokens"] <= shown["endpoints"]["s0"]["pending_tokens"]
-
-
-@given(stream=st.binary(max_size=300), cuts=st.lists(st.integers(0, 300), max_size=6))
-@settings(max_examples=100, deadline=None)
-def test_any_bytes_can_be_read_for_a_first_token(stream: bytes, cuts: list[int]) -> None:
-    reader = FirstToken()
-    for begin, end in zip([0, *sorted(cuts)], [*sorted(cuts), len(stream)], strict=True):
-        assert reader.is_in(stream[begin:end]) in (True, False)

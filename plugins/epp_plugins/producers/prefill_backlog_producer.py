@@ -33,7 +33,7 @@ from epp.api import (
     Termination,
     data_key,
 )
-from epp_plugins.first_token import FirstToken
+from epp_plugins.latency.content import EventContent
 from epp_plugins.prefill_lines import Line, PrefillLines, Prompt
 
 _PREFILL: Final = "prefill"  # profile whose endpoint reads the prompt, where there is one
@@ -57,12 +57,13 @@ _decode_rates = msgspec.json.Decoder(dict[str, SavedRate]).decode
 class _Way:
     """One request on its way: its prompt in the line of the endpoint that reads it."""
 
-    __slots__ = ("first_token", "is_sent_on", "prompt", "uncached")
+    __slots__ = ("answers", "content", "is_sent_on", "prompt", "uncached")
 
     def __init__(self, uncached: Floats) -> None:
         self.uncached = uncached
         self.prompt: Prompt | None = None
-        self.first_token: FirstToken | None = None
+        self.content: EventContent | None = None
+        self.answers = False  # something generated has come
         self.is_sent_on = False  # its destination is no endpoint's own address
 
 
@@ -186,26 +187,26 @@ class PrefillBacklogProducer(
 
     def response_chunk(self, request: Request, response: Response, chunk: bytes) -> None:
         way: _Way | None = request.state.get(self)
-        if way is None or way.prompt is None or not 200 <= response.status < 300:
+        if way is None or way.prompt is None or way.answers or not 200 <= response.status < 300:
             return
-        if not way.prompt.waits and way.first_token is None:
-            return
-        if response.streaming and "content-encoding" not in response.headers:
-            if way.first_token is None:
-                way.first_token = FirstToken()
-            if not way.first_token.is_in(chunk):
+        is_stream = response.streaming
+        if is_stream and "content-encoding" not in response.headers:
+            if way.content is None:
+                way.content = EventContent()
+            if not way.content.feed(chunk):
                 return
-            way.first_token = None
-        self._unseen = max(0, self._unseen - 1) if response.streaming else self._unseen
-        # A whole answer that comes at once comes with its last token: it says nothing about the first one's time.
-        self._lines.read(way.prompt, self._clock(), learns=response.streaming)
+        way.answers = True
+        if is_stream:
+            self._unseen = max(0, self._unseen - 1)
+        # A whole answer comes with its last token, which says nothing about the time of the first.
+        self._lines.read(way.prompt, self._clock(), learns=is_stream)
 
     def response_complete(self, request: Request, response: Response) -> None:
         way: _Way | None = request.state.pop(self, None)
         if way is None or way.prompt is None:
             return
         served = response.termination is Termination.COMPLETE and (200 <= response.status < 300 or not response.status)
-        if served and way.prompt.waits and request.payload.streaming:
+        if served and request.payload.streaming and not way.answers:
             self._unseen = _SEEN_IN_A_ROW
         self._over(way, served=served)
 
