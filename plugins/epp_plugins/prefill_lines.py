@@ -131,6 +131,12 @@ class PrefillLines:
         self._moved(line)
         return prompt
 
+    def watch(self, prompt: Prompt, *, watched: bool) -> None:
+        """It is known whether its first token will be seen."""
+        prompt.watched = watched
+        if prompt.line.row >= 0:
+            self._moved(prompt.line)
+
     def read(self, prompt: Prompt, now_s: float, *, learns: bool) -> None:
         """The prompt has been read, and with it all before it. `learns`: this is the time of its first token."""
         line = prompt.line

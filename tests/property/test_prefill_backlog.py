@@ -30,9 +30,10 @@ class Open:
     """A request on its way, and what it has to have on its endpoint."""
 
     request: Request
-    endpoint: Endpoint | None
+    endpoint: Endpoint
     tokens: int
     waits: bool = True
+    answers: bool = False  # its own first token has come
 
 
 class Backlog(RuleBasedStateMachine):
@@ -47,7 +48,7 @@ class Backlog(RuleBasedStateMachine):
         self.open: list[Open] = []
         self.added = 0
 
-    def line(self, endpoint: Endpoint | None) -> list[Open]:
+    def line(self, endpoint: Endpoint) -> list[Open]:
         return [one for one in self.open if one.endpoint is endpoint and one.waits]
 
     def was_read(self, one: Open) -> None:
@@ -79,7 +80,8 @@ class Backlog(RuleBasedStateMachine):
         one = self.pick(data)
         response = Response(status=status, streaming=one.request.payload.streaming, body_seen=True)
         self.producer.response_chunk(one.request, response, TOKEN)
-        if status == 200 and one.endpoint is not None:
+        if status == 200:
+            one.answers = True
             self.was_read(one)
 
     @precondition(lambda self: self.open and len(self.fleet))
@@ -87,9 +89,8 @@ class Backlog(RuleBasedStateMachine):
     def retried(self, data: st.DataObject) -> None:
         one = self.pick(data)
         served = data.draw(st.sampled_from(self.fleet.candidates().endpoints))
-        known = one.endpoint is not None
         self.producer.response_received(one.request, Response(status=200, served_endpoint=served.host_port))
-        if known and served is not one.endpoint:
+        if served is not one.endpoint and not one.answers:
             self.open.remove(one)
             self.open.append(Open(one.request, served, one.tokens))
 
@@ -104,7 +105,7 @@ class Backlog(RuleBasedStateMachine):
         one = self.pick(data)
         for _ in range(1 + twice):
             self.producer.response_complete(one.request, ended(status, termination))
-        if termination is Termination.COMPLETE and status in (0, 200) and one.endpoint is not None:
+        if termination is Termination.COMPLETE and status in (0, 200):
             self.was_read(one)
         self.open.remove(one)
 

@@ -169,17 +169,19 @@ class PrefillBacklogProducer(
 
     def response_received(self, request: Request, response: Response) -> None:
         way: _Way | None = request.state.get(self)
-        served = response.served_endpoint
-        if way is None or way.prompt is None or not served or way.is_sent_on:
+        if way is None or way.prompt is None or way.answers:
             return
-        line = way.prompt.line
+        is_watched = response.body_seen and response.streaming
+        line, served = way.prompt.line, response.served_endpoint
         sent_to = self._fleet.endpoints[line.row] if line.row >= 0 else None
-        if sent_to is None or sent_to.host_port != served:
-            self._retried(way, served)
+        if served and not way.is_sent_on and (sent_to is None or sent_to.host_port != served):
+            self._retried(way, served, watched=is_watched)
+        elif is_watched != way.prompt.watched:
+            self._blind += way.prompt.watched - is_watched
+            self._lines.watch(way.prompt, watched=is_watched)
 
-    def _retried(self, way: _Way, served: str) -> None:
+    def _retried(self, way: _Way, served: str, *, watched: bool) -> None:
         """The proxy has tried another endpoint than the first."""
-        watched = way.prompt is not None and way.prompt.watched
         self._over(way, served=False)
         for endpoint in self._fleet.candidates():
             if endpoint.host_port == served:

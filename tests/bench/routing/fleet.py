@@ -52,32 +52,29 @@ class Server:
 
     def __init__(self, timeline: Timeline, *, speed: float = 1.0, config: SimConfig = SERVER) -> None:
         self._timeline = timeline
-        self._config = replace(config, cost=replace(config.cost, speed=speed))
-        self._running_step = False
+        self.config = replace(config, cost=replace(config.cost, speed=speed))
+        self.is_busy = False
+        self.step_ends_s = 0.0
         self._told: dict[int, tuple[Sequence, Callable[[], None], Callable[[], None]]] = {}
-        self.engine = Engine(self._config)
-
-    def set_speed(self, speed: float) -> None:
-        """From the next step on."""
-        self._config = replace(self._config, cost=replace(self._config.cost, speed=speed))
-        self.engine._config = self._config
+        self.engine = Engine(self.config)
 
     def submit(
         self, prompt: bytes, output_tokens: int, *, on_first: Callable[[], None], on_end: Callable[[], None]
     ) -> Sequence:
         sequence = Sequence(
-            prompt, block_size=self._config.block_size, max_tokens=output_tokens, arrival_s=self._timeline.now_s
+            prompt, block_size=self.config.block_size, max_tokens=output_tokens, arrival_s=self._timeline.now_s
         )
         self._told[id(sequence)] = (sequence, on_first, on_end)
         self.engine.submit(sequence)
-        if not self._running_step:
+        if not self.is_busy:
             self._start()
         return sequence
 
     def _start(self) -> None:
         now_s = self._timeline.now_s
-        self._running_step = True
-        self._timeline.at(now_s + self.engine.start_step(now_s), self._finish)
+        self.is_busy = True
+        self.step_ends_s = now_s + self.engine.start_step(now_s)
+        self._timeline.at(self.step_ends_s, self._finish)
 
     def _finish(self) -> None:
         now_s = self._timeline.now_s
@@ -85,7 +82,7 @@ class Server:
         if self.engine.has_work:
             self._start()
         else:
-            self._running_step = False
+            self.is_busy = False
         for sequence in progressed:
             if sequence.generated == 1:
                 self._told[id(sequence)][1]()

@@ -22,6 +22,7 @@ from epp.api import (
     Candidates,
     Endpoint,
     Fleet,
+    Outside,
     Payload,
     Picker,
     Prompt,
@@ -31,6 +32,7 @@ from epp.api import (
 )
 from epp.api import Floats as Scores
 from epp.config import Environment, Registry, build, load_file, load_text
+from epp_plugins.producers.predicted_latency_producer import PredictedLatencyProducer
 from epp_plugins.registry import ALIASES, BUILTIN, REPLACED
 from tests.bench.routing.fleet import BLOCK_TOKENS, SERVER, Server
 from tests.support.plugins import NoMetrics
@@ -40,6 +42,16 @@ SAMPLED: Final = 0.1
 _ROLE: Final = b'data: {"choices":[{"index":0,"delta":{"role":"assistant","content":""}}]}\n\n'
 _TOKEN: Final = b'data: {"choices":[{"index":0,"delta":{"content":" and"}}]}\n\n'
 _SSE: Final = {":status": "200", "content-type": "text/event-stream"}
+
+_BACKLOG: Final = "- type: prefill-backlog-producer\n"
+
+
+def with_predictor(path: Path) -> str:
+    """A configuration of expected cost, with a latency predictor."""
+    text = path.read_text()
+    assert _BACKLOG in text
+    return text.replace(_BACKLOG, f"- type: predicted-latency-producer\n{_BACKLOG}")
+
 
 ROUND_ROBIN: Final = """
 apiVersion: llm-d.ai/v1alpha1
@@ -77,9 +89,9 @@ class Exchange:
         response.started_s = self._picker.clock()
         assert self.request.result is not None
         response.served_endpoint = self.request.result.target.host_port
+        response.body_seen = self._body_seen
         for hook in self._picker.pipeline.response_received:
             hook.response_received(self.request, response)
-        response.body_seen = self._body_seen
 
     def first_token(self) -> None:
         if self._body_seen:
@@ -101,8 +113,9 @@ class Exchange:
         response, pipeline = self.response, self._picker.pipeline
         response.ended_s = self._picker.clock()
         if self._body_seen:
-            response.last_chunk_s = response.ended_s
             response.usage = usage
+            if usage.completion_tokens != 1:
+                self._piece(_TOKEN)
             for ending in pipeline.response_ending:
                 ending.response_ending(self.request, response)
         for hook in pipeline.response_complete:
@@ -119,6 +132,7 @@ class EndpointPicker:
         *,
         clock: Callable[[], float],
         seed: int,
+        outside: Outside,
         bodies: Bodies = "full",
     ) -> None:
         self.clock = clock
@@ -132,10 +146,14 @@ class EndpointPicker:
             random=random.Random(seed + 1),
             log=logging.getLogger("routing"),
             metrics=NoMetrics(),
+            outside=outside,
         )
         loaded = load_file(config) if isinstance(config, Path) else load_text(config, "inline")
         registry = Registry(BUILTIN, aliases=ALIASES, replaced=REPLACED)
         self.pipeline = build(loaded, registry, environment)
+        self.predictor = self.pipeline.plugins.get(PredictedLatencyProducer.type)
+        for plugin in self.pipeline.background:
+            plugin.start()
         for i in range(len(servers)):
             endpoint = Endpoint(f"s{i}", f"10.0.0.{i + 1}", 8000)
             self.fleet.add(endpoint)
@@ -154,6 +172,11 @@ class EndpointPicker:
             columns[CACHE_NUM_BLOCKS][row] = SERVER.blocks - 1
             columns[METRICS_UPDATED_S][row] = self.clock()
             endpoint.attributes[CACHE_HIT_TOKENS] = float(stats.prefix_hits)
+
+    def poll(self) -> None:
+        """What a service does once a second: see whether something was learnt."""
+        if isinstance(self.predictor, PredictedLatencyProducer):
+            self.predictor.poll()
 
     def decide(self, number: int, prompt: bytes, output_tokens: int) -> tuple[int, Exchange]:
         """Which server a request goes to."""

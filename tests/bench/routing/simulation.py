@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 import numpy as np
 
-from epp.api import Floats, Usage
+from epp.api import Floats, Nowhere, Outside, Usage
 from tests.bench.routing.arrivals import Arrival
 from tests.bench.routing.fleet import Server, Timeline
+from tests.bench.routing.judging import Judge
 from tests.bench.routing.picker import Bodies, EndpointPicker, Exchange
+from tests.bench.routing.training import SimulatedOutside
 
 _SCRAPE_S: Final = 0.05
+_POLL_S: Final = 1.0
 
 
 class Setting(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,6 +28,8 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
     bodies: Bodies = "full"
     pickers: int = 1  # that do not know of each other, and take turns
     scrape_s: float = _SCRAPE_S
+    training: Literal["on", "off", "poisoned"] = "on"  # of the policies that predict; poisoned: from the middle on
+    judged: bool = False  # compare picks with what each server would have made of the request
     seed: int = 0
 
 
@@ -37,6 +42,7 @@ class Outcome(msgspec.Struct, frozen=True):
     prompt_tokens: Floats
     output_tokens: Floats
     server: Floats
+    judged: dict[str, float]
 
     @property
     def numbers(self) -> dict[str, float]:
@@ -50,6 +56,7 @@ class Outcome(msgspec.Struct, frozen=True):
             "e2e_p90": float(np.percentile(self.e2e_s, 90)) * 1000,
             "tpot": float(tpot.mean()) * 1000,
             "cached": float(self.cached_tokens.sum() / self.prompt_tokens.sum()),
+            **self.judged,
         }
 
 
@@ -74,10 +81,16 @@ class _Run:
         self._servers = [Server(self._timeline, speed=speed) for speed in setting.speeds]
         self._pickers = [
             EndpointPicker(
-                config, self._servers, clock=self._timeline, seed=setting.seed + 10 * i, bodies=setting.bodies
+                config,
+                self._servers,
+                clock=self._timeline,
+                seed=setting.seed + 10 * i,
+                outside=self._outside(setting),
+                bodies=setting.bodies,
             )
             for i in range(setting.pickers)
         ]
+        self._judge = Judge(self._servers) if setting.judged else None
         self._scrape_s = setting.scrape_s
         self._left = len(requests)
         self._ttft_s, self._e2e_s, self._cached, self._server = (np.zeros(len(requests)) for _ in range(4))
@@ -86,6 +99,7 @@ class _Run:
         for i, picker in enumerate(self._pickers):
             # Not all at the same moment.
             self._timeline.at(i * self._scrape_s / len(self._pickers), partial(self._scrape, picker))
+            self._timeline.at(_POLL_S, partial(self._poll, picker))
         if self._requests:
             self._timeline.at(self._requests[0].at_s, partial(self._arrive, 0))
         while self._left and self._timeline.step():
@@ -98,7 +112,19 @@ class _Run:
             np.array([float(arrival.prompt_tokens) for arrival in self._requests]),
             np.array([float(arrival.output_tokens) for arrival in self._requests]),
             self._server,
+            {} if self._judge is None else self._judge.numbers,
         )
+
+    def _outside(self, setting: Setting) -> Outside:
+        if setting.training == "off":
+            return Nowhere()
+        middle_s = self._requests[len(self._requests) // 2].at_s
+        poisoned_from_s = middle_s if setting.training == "poisoned" else np.inf
+        return SimulatedOutside(self._timeline, poisoned_from_s=poisoned_from_s, seed=setting.seed)
+
+    def _poll(self, picker: EndpointPicker) -> None:
+        picker.poll()
+        self._timeline.at(self._timeline.now_s + _POLL_S, partial(self._poll, picker))
 
     def _scrape(self, picker: EndpointPicker) -> None:
         picker.scrape()
@@ -112,6 +138,8 @@ class _Run:
         picker = self._pickers[number % len(self._pickers)]
         server, exchange = picker.decide(number, prompt, arrival.output_tokens)
         self._server[number] = server
+        if self._judge is not None:
+            self._judge.picked(number, prompt, exchange.request, self._timeline.now_s)
         sequence = self._servers[server].submit(
             prompt,
             arrival.output_tokens,
@@ -135,5 +163,7 @@ class _Run:
                 cached_tokens=cached_tokens,
             )
         )
+        if self._judge is not None:
+            self._judge.ended(exchange.request)
         self._left -= 1
         self._progress(len(self._requests) - self._left)

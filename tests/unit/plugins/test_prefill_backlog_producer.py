@@ -111,6 +111,23 @@ def test_where_first_tokens_are_not_seen_nothing_holds_the_backlog_up() -> None:
     assert world.tokens()[0] == 0
 
 
+def test_headers_tell_whether_the_first_token_will_be_seen() -> None:
+    world = World()
+    world.see_first_tokens()
+    first = world.send(3000)
+    world.send(5000)
+    world.producer.response_received(first, Response(status=200, streaming=True, body_seen=False))
+    world.clock.now += 100
+    assert world.tokens()[0] == 0
+
+    blind = World()
+    first = blind.send(3000)
+    blind.send(5000)
+    blind.producer.response_received(first, streamed())
+    blind.clock.now += 100
+    assert blind.tokens()[0] == 8000 - 2 * 2048
+
+
 def test_headers_and_the_role_are_no_first_token() -> None:
     world = World()
     request = world.send(500)
