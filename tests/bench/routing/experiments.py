@@ -7,17 +7,20 @@ from typing import Final
 
 import msgspec
 
-from tests.bench.routing.picker import ROUND_ROBIN
+from tests.bench.routing.picker import ROUND_ROBIN, with_predictor
 from tests.bench.routing.simulation import Setting
 
 _CONFIG: Final = Path(__file__).parents[3] / "config"
+BASELINE: Final = "sticky-until-saturated"
 POLICIES: Final[dict[str, Path | str]] = {
     "round robin": ROUND_ROBIN,
     "default": _CONFIG / "default.yaml",
-    "sticky-until-saturated": _CONFIG / "sticky-until-saturated.yaml",
+    BASELINE: _CONFIG / "sticky-until-saturated.yaml",
     "recommended": _CONFIG / "recommended.yaml",
+    "with prediction": with_predictor(_CONFIG / "recommended.yaml"),
+    "prediction, SLO admission": with_predictor(_CONFIG / "recommended.yaml", admits=True),
+    "latency-slo": _CONFIG / "latency-slo.yaml",
 }
-BASELINE: Final = "sticky-until-saturated"
 
 # The trace sped up. A fleet of eight is busy about half of the time, nine tenths of it, and gets more than it can do.
 LIGHT: Final = 2.0
@@ -25,7 +28,10 @@ NEAR: Final = 3.8
 OVER: Final = 4.6
 # The same share of what the fleet can do where one of eight servers does half as much.
 NEAR_WITH_ONE_SLOW: Final = NEAR * 7.5 / 8
-_ALL: Final = tuple(POLICIES)
+_ALL: Final = ("round robin", "default", BASELINE, "recommended")
+_PREDICTED: Final = ("recommended", "with prediction")
+_PROMISED: Final = (*_PREDICTED, "prediction, SLO admission", "latency-slo")
+SLO_TTFT_MS: Final = 1500.0
 
 
 class Experiment(msgspec.Struct, frozen=True):
@@ -50,5 +56,27 @@ EXPERIMENTS: Final[dict[str, Experiment]] = {
     "none": Experiment("near saturation, no response bodies", NEAR, Setting(bodies="none"), (BASELINE, "recommended")),
     "two": Experiment(
         "near saturation, two pickers that do not know of each other", NEAR, Setting(pickers=2), _ALL[1:]
+    ),
+}
+
+# With latency prediction, which is learnt anew in each run: the training makes them slower.
+PREDICTION: Final[dict[str, Experiment]] = {
+    "predicted": Experiment("prediction near saturation", NEAR, Setting(judged=True), _PREDICTED),
+    "slo-light": Experiment("light load", LIGHT, Setting(slo_ttft_ms=SLO_TTFT_MS), _PROMISED),
+    "slo-near": Experiment("near saturation", NEAR, Setting(slo_ttft_ms=SLO_TTFT_MS), _PROMISED),
+    "slo-over": Experiment("more than the fleet can do", OVER, Setting(slo_ttft_ms=SLO_TTFT_MS), _PROMISED),
+    "stale": Experiment("metrics read once a second", NEAR, Setting(scrape_s=1.0, judged=True), _PREDICTED),
+    "predicted-two": Experiment(
+        "two pickers that do not know of each other", NEAR, Setting(pickers=2, judged=True), _PREDICTED
+    ),
+    "predicted-slow": Experiment(
+        "one server at half speed", NEAR_WITH_ONE_SLOW, Setting(speeds=(0.5,) + (1.0,) * 7, judged=True), _PREDICTED
+    ),
+    "untrained": Experiment("nothing is ever learnt", NEAR, Setting(training="off", judged=True), _PREDICTED),
+    "poisoned": Experiment(
+        "from the middle on every sample is wrong, by 0.1 to 10 times",
+        NEAR,
+        Setting(training="poisoned", judged=True),
+        _PREDICTED,
     ),
 }

@@ -46,11 +46,12 @@ _SSE: Final = {":status": "200", "content-type": "text/event-stream"}
 _BACKLOG: Final = "- type: prefill-backlog-producer\n"
 
 
-def with_predictor(path: Path) -> str:
-    """A configuration of expected cost, with a latency predictor."""
+def with_predictor(path: Path, *, admits: bool = False) -> str:
+    """A configuration of expected cost, with a latency predictor, and one that refuses what cannot be in time."""
     text = path.read_text()
+    admitter = "- {type: latency-slo-admitter, parameters: {applyTo: all}}\n" if admits else ""
     assert _BACKLOG in text
-    return text.replace(_BACKLOG, f"- type: predicted-latency-producer\n{_BACKLOG}")
+    return text.replace(_BACKLOG, f"- type: predicted-latency-producer\n{admitter}{_BACKLOG}")
 
 
 ROUND_ROBIN: Final = """
@@ -178,9 +179,12 @@ class EndpointPicker:
         if isinstance(self.predictor, PredictedLatencyProducer):
             self.predictor.poll()
 
-    def decide(self, number: int, prompt: bytes, output_tokens: int) -> tuple[int, Exchange]:
-        """Which server a request goes to."""
-        request = Request(str(number), {}, received_s=self.clock())
+    def decide(
+        self, number: int, prompt: bytes, output_tokens: int, *, slo_ttft_ms: float = 0.0
+    ) -> tuple[int, Exchange]:
+        """Which server a request goes to. Raises RequestError where it is refused."""
+        asked = {"x-llm-d-slo-ttft-ms": str(slo_ttft_ms)} if slo_ttft_ms else {}
+        request = Request(str(number), asked, received_s=self.clock())
         request.model = "m"
         request.payload = Payload(model="m", prompts=(Prompt(prompt),), streaming=True, max_output_tokens=output_tokens)
         candidates = self.fleet.candidates()

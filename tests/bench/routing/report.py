@@ -62,6 +62,43 @@ def table(title: str, results: Sequence[Result], *, baseline: str) -> str:
     return "\n".join(lines)
 
 
+_PROMISES: Final = {
+    "ttft_p90": ("TTFT p90 ms", 0),
+    "e2e_p90": ("end to end p90 ms", 0),
+    "slo_met": ("in time, of those served", 3),
+    "goodput": ("in time, of all", 3),
+    "refused": ("refused", 3),
+    "coverage_ttft": ("TTFT within its 90 % interval", 3),
+    "error_ttft": ("median error", 3),
+    "regret_predicted": ("regret of the prediction ms", 1),
+    "regret_fluid": ("of the fluid backlog", 1),
+    "regret_tokens": ("of tokens in flight", 1),
+}
+
+
+def promises(title: str, results: Sequence[Result]) -> str:
+    """A Markdown table of one experiment with prediction: means and 95 % intervals of what there is."""
+    names = [name for name in _PROMISES if any(name in result.numbers for result in results)]
+    lines = [
+        f"**{title}**",
+        "",
+        "| | " + " | ".join(_PROMISES[name][0] for name in names) + " |",
+        "|---" * len(names) + "|---|",
+    ]
+    for policy in dict.fromkeys(result.policy for result in results):
+        numbers = [result.numbers for result in results if result.policy == policy]
+        cells = [_cell([one[name] for one in numbers if name in one], _PROMISES[name][1]) for name in names]
+        lines.append(f"| {policy} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cell(values: Sequence[float], digits: int) -> str:
+    if not values:
+        return ""
+    middle, half = interval(values)
+    return f"{middle:.{digits}f} ± {half:.{digits}f}" if len(values) > 1 else f"{middle:.{digits}f}"
+
+
 def _percent(value: tuple[float, float], is_baseline: bool) -> str:
     middle, half = value
     return "" if is_baseline else f"{100 * middle:+.1f} ± {100 * half:.1f} %"

