@@ -60,7 +60,7 @@ def images() -> tuple[Image, ...]:
     model = str(ensure_model())
     llama = (sys.executable, "-m", "epp.demo.llamacpp", "--model", model, "--host", "0.0.0.0", "--port", "8000")
     return (
-        Image("llm-epp", ("epp",), environment=path, user=65532, group=65532),
+        Image("llm-epp", ("epp", "run"), environment=path, user=65532, group=65532),
         Image(
             "envoy",
             ("envoy",),

@@ -15,7 +15,8 @@ from typing import Any, NoReturn
 
 Spec = dict[str, Any]
 
-CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWNET, CLONE_NEWUTS = 0x00020000, 0x20000000, 0x40000000, 0x04000000
+CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWNET = 0x00020000, 0x20000000, 0x40000000
+CLONE_NEWUTS, CLONE_NEWIPC = 0x04000000, 0x08000000
 MS_RDONLY, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 32, 4096, 16384, 1 << 18
 PR_SET_PDEATHSIG, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 1, 24, 38
 LAST_CAPABILITY = 40
@@ -95,6 +96,7 @@ def make_root(spec: Spec) -> str:
         bind(volume["source"], inside(root, volume["target"]), volume["read_only"])
     mount("proc", root + "/proc", "proc")
     bind("/dev", root + "/dev")
+    mount("shm", root + "/dev/shm", "tmpfs", options="mode=1777")
     bind("/sys", root + "/sys", read_only=True)
     if spec["read_only_root"]:
         mount(None, root, flags=MS_REMOUNT | MS_RDONLY)
@@ -137,7 +139,7 @@ def main() -> NoReturn:
         spec = json.load(file)
     network = os.open(f"/proc/{spec['network_of']}/ns/net", os.O_RDONLY)
     checked(libc.setns(network, CLONE_NEWNET), "network namespace")
-    checked(libc.unshare(CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWUTS), "namespaces")
+    checked(libc.unshare(CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWUTS | CLONE_NEWIPC), "namespaces")
     os.environ["PATH"] = spec["env"].get("PATH", os.defpath)  # where execvpe looks
     running, told = os.pipe()  # the other end closes when the program takes over, or when there is none
     child = os.fork()

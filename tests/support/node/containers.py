@@ -9,7 +9,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, Final
 
@@ -109,7 +109,7 @@ class Container:
             return
         try:
             async with asyncio.timeout(grace_s):
-                await self._before_stop()
+                await self._unless_finished(self._before_stop())
                 self.kill(signal.SIGTERM)
                 await self.finished.wait()
         except TimeoutError:
@@ -226,6 +226,15 @@ class Container:
         self.kill(signal.SIGKILL)
 
     # --- in the container ----------------------------------------------------------------------------------------------
+
+    async def _unless_finished(self, work: Coroutine[Any, Any, None]) -> None:
+        tasks = [asyncio.create_task(work), asyncio.create_task(self.finished.wait())]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _before_stop(self) -> None:
         hook = self.spec.get("lifecycle", {}).get("preStop")

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+import signal
 import time
 import traceback
 from collections.abc import Mapping
@@ -82,7 +83,11 @@ class Pod:
             self._stop(float(pod["metadata"].get("deletionGracePeriodSeconds", 30)))
 
     def vanish(self) -> None:
-        """Somebody removed the object without waiting."""
+        """Somebody removed the object without waiting: what is on its way out has no time left either."""
+        self._grace_s = 0.0
+        if self._stopping.is_set():
+            for container in (*self._main, *self._init):
+                container.kill(signal.SIGKILL)
         self._stop(0.0)
 
     def _stop(self, grace_s: float) -> None:
