@@ -19,6 +19,7 @@ from urllib.parse import quote
 _TIMEOUT_S: Final = 10.0
 _POLL_S: Final = 0.5
 _SHOWN_ENDPOINTS: Final = 20
+_LATENCIES: Final = {"ttft": "to the first token", "tpot": "a token"}
 
 
 class _Unanswered(Exception):
@@ -176,6 +177,8 @@ def _text(decision: Mapping[str, Any], *, most: int | None) -> Iterator[str]:
         names = ", ".join(f"{_plain(e['name'])} ({e['address']})" for e in decision["chosen"])
         yield f"chosen: {names} in {decision['scheduling_us']:g} µs"
     yield _outcome(decision["outcome"])
+    if decision["outcome"] is not None and decision["outcome"].get("latency") is not None:
+        yield _latency(decision["outcome"]["latency"])
     if not decision["detail_kept"]:
         yield "scores and loads are not kept any more"
     facts = {e["name"]: e for e in decision["endpoints"]}
@@ -211,6 +214,24 @@ def _outcome(outcome: Mapping[str, Any] | None) -> str:
     return "outcome: " + ", ".join(part for part in parts if part)
 
 
+def _latency(latency: Mapping[str, Any]) -> str:
+    """What was predicted beside what happened."""
+    parts = []
+    for target, text in _LATENCIES.items():
+        predicted = _interval(latency, f"predicted_{target}")
+        took = latency[f"{target}_ms"]
+        parts.append(f"{predicted} {text}, {'not seen' if took is None else f'took {took:.3g}'}")
+    return f"predicted: {'; '.join(parts)}"
+
+
+def _interval(values: Mapping[str, Any], name: str) -> str:
+    """`80 ms (61 to 112)`: the median, and where nine of ten are."""
+    middle, low, high = (values[f"{name}{which}_ms"] for which in ("", "_low", "_high"))
+    if middle is None:
+        return "-"
+    return f"{middle:.3g} ms" + (f" ({low:.3g} to {high:.3g})" if low is not None and high is not None else "")
+
+
 def _blocks(decision: Mapping[str, Any]) -> int | None:
     return next((p["total_blocks"] for p in decision["prefixes"]), None)
 
@@ -225,17 +246,24 @@ def _profile(
     if failed:
         yield f"failed, and counted as zero: {', '.join(failed)}"
     scorers = [s for s in profile["scorers"] if not s["failed"]]
+    predicted = any(fact.get("predicted") for fact in facts.values())
     head = ["endpoint", "total", *(f"{s['name']} x{s['weight']:g}" for s in scorers)]
-    head += ["queue", "running", "kv", "in flight", "prefix", "age", "why not"]
+    head += ["queue", "running", "kv", "in flight", "prefix", "age"]
+    head += ["first token", "per token", "why not"] if predicted else ["why not"]
     endpoints = profile["endpoints"]
-    rows = [_row(e, facts.get(e["name"], {}), scorers, blocks) for e in endpoints[:most]]
+    rows = [_row(e, facts.get(e["name"], {}), scorers, blocks, predicted=predicted) for e in endpoints[:most]]
     yield from _table(head, rows)
     if most is not None and len(endpoints) > most:
         yield f"... and {len(endpoints) - most} more: --all shows them"
 
 
 def _row(
-    endpoint: Mapping[str, Any], fact: Mapping[str, Any], scorers: Sequence[Mapping[str, Any]], blocks: int | None
+    endpoint: Mapping[str, Any],
+    fact: Mapping[str, Any],
+    scorers: Sequence[Mapping[str, Any]],
+    blocks: int | None,
+    *,
+    predicted: bool,
 ) -> list[str]:
     scores = endpoint["scores"]
     age_s = fact.get("metrics_age_s")
@@ -249,6 +277,7 @@ def _row(
         f"{fact['in_flight']:g}" if "in_flight" in fact else "-",
         "-" if matched is None else f"{matched:g}/{blocks}",
         "unknown" if age_s is None else f"{age_s:.2f} s",
+        *(_interval(fact["predicted"], name) if fact.get("predicted") else "-" for name in _LATENCIES if predicted),
         "chosen" if endpoint["chosen"] else _plain(endpoint["why_not"]),
     ]
 

@@ -6,6 +6,7 @@ text of a prompt is here. `epp.observability.explanation` makes something readab
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -24,6 +25,8 @@ from epp.api import (
     Endpoint,
     Fleet,
     Floats,
+    LatencyPrediction,
+    LatencyRecord,
     PrefixMatch,
     Request,
     RequestError,
@@ -62,7 +65,21 @@ class Detail(msgspec.Struct, frozen=True, gc=False):
     reading: Reading
     in_flight: Floats  # requests by row, without this one
     prefixes: tuple[tuple[str, PrefixMatch], ...]  # with the keys they were published under; what is surest first
+    latency: LatencyPrediction | None  # of the first producer that predicted any
     size_bytes: int  # of its vectors, roughly
+
+
+class Latencies(msgspec.Struct, frozen=True, gc=False):
+    """Of one request, milliseconds: what was predicted of the endpoint that was chosen, and what it took. NaN: not known."""
+
+    ttft_ms: float
+    predicted_ttft_ms: float
+    predicted_ttft_low_ms: float
+    predicted_ttft_high_ms: float
+    tpot_ms: float
+    predicted_tpot_ms: float
+    predicted_tpot_low_ms: float
+    predicted_tpot_high_ms: float
 
 
 class Screening:
@@ -114,6 +131,7 @@ class Decision(msgspec.Struct, gc=False):
     ttft_s: float | None = None
     duration_s: float | None = None
     usage: Usage | None = None
+    latencies: Latencies | None = None  # where they were predicted
     termination: Termination | None = None
 
 
@@ -263,8 +281,12 @@ class Decisions:
             _ = candidates.endpoints
             vectors = 2
         prefixes: tuple[tuple[str, PrefixMatch], ...] = ()
+        latency: LatencyPrediction | None = None
         for item in request.data.items():
-            if isinstance(item[1], PrefixMatch):
+            if isinstance(item[1], LatencyPrediction):
+                latency = latency or item[1]
+                vectors += 7
+            elif isinstance(item[1], PrefixMatch):
                 # What servers told goes before what is guessed of them.
                 prefixes = (item, *prefixes) if item[1].told is not None else (*prefixes, item)
                 vectors += 1 if item[1].cached_blocks is None else 2
@@ -282,7 +304,7 @@ class Decisions:
             )
             vectors += 5
         in_flight = columns[IN_FLIGHT_REQUESTS].copy()
-        return Detail(pool, candidates, trace, reading, in_flight, prefixes, vectors * vector_bytes)
+        return Detail(pool, candidates, trace, reading, in_flight, prefixes, latency, vectors * vector_bytes)
 
     def _drop_detail(self) -> None:
         decision = self._detailed.popleft()
@@ -302,4 +324,23 @@ def _conclude(decision: Decision, request: Request, response: Response) -> None:
     if response.ended_s is not None:
         decision.duration_s = response.ended_s - received_s
     decision.usage = response.usage
+    if decision.detail is not None and decision.detail.latency is not None:
+        decision.latencies = _latencies(request)
     decision.termination = response.termination
+
+
+def _latencies(request: Request) -> Latencies | None:
+    for record in request.data.values():
+        if isinstance(record, LatencyRecord):
+            tpot_ms = record.average_tpot_ms
+            return Latencies(
+                record.ttft_ms,
+                record.predicted_ttft_ms,
+                record.predicted_ttft_low_ms,
+                record.predicted_ttft_high_ms,
+                math.nan if tpot_ms is None else tpot_ms,
+                record.predicted_tpot_ms,
+                record.predicted_tpot_low_ms,
+                record.predicted_tpot_high_ms,
+            )
+    return None

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 import numpy as np
+from msgspec import structs
 
 from epp.api import Candidates, Endpoint, Floats, PrefixMatch
 from epp.observability.explain import Decision, Detail
@@ -34,6 +35,7 @@ _BEHIND: Final[Mapping[str, tuple[str, str]]] = {
     "multicluster-prefix-cache-scorer": ("prefix_blocks", "prefix blocks"),
 }
 _LOADS: Final = frozenset(("waiting", "running", "kv_cache_usage"))  # None: unknown, which is behind a score of 0
+_LATENCIES: Final = ("ttft_ms", "ttft_low_ms", "ttft_high_ms", "tpot_ms", "tpot_low_ms", "tpot_high_ms")
 _REASONS: Final = 2  # scorers that a "why not" names
 _EQUAL: Final = 1e-9  # totals are sums of floats
 
@@ -151,6 +153,7 @@ def _outcome(decision: Decision) -> dict[str, Any] | None:
         "served": decision.served,
         **measured(decision),
         "predicted_cached_tokens": _predicted(decision),
+        "latency": None if decision.latencies is None else _milliseconds(structs.asdict(decision.latencies)),
         "termination": "" if decision.termination is None else decision.termination.value,
     }
 
@@ -173,7 +176,9 @@ def _endpoints(decision: Decision, detail: Detail) -> list[dict[str, Any]]:
     """Every endpoint of the pool as it was, in row order."""
     gone = _removed_before(decision, detail)
     return [
-        _named(endpoint) | _facts(decision, detail, endpoint_row) | {"removed_by": gone.get(endpoint_row)}
+        _named(endpoint)
+        | _facts(decision, detail, endpoint_row)
+        | {"predicted": _latency(detail, endpoint_row), "removed_by": gone.get(endpoint_row)}
         for endpoint, endpoint_row in _with_rows(detail.pool)
     ]
 
@@ -190,6 +195,29 @@ def _facts(decision: Decision, detail: Detail, row: int) -> dict[str, Any]:
         "metrics_age_s": round(max(decision.decided_s - updated_s, 0.0), 3) if read else None,
         "prefix_blocks": _first_prefix(detail, row),
     }
+
+
+def _latency(detail: Detail, row: int) -> dict[str, float | None] | None:
+    """What was predicted for one endpoint; None where nothing was."""
+    predicted = detail.latency
+    if predicted is None:
+        return None
+    values = {}
+    for name in _LATENCIES:
+        vector = getattr(predicted, name)
+        # A plugin may have published anything.
+        if not (
+            isinstance(vector, np.ndarray) and vector.ndim == 1 and vector.dtype.kind in "fiu" and row < len(vector)
+        ):
+            return None
+        values[name] = float(vector[row])
+    known = _milliseconds(values)
+    return known if any(value is not None for value in known.values()) else None
+
+
+def _milliseconds(values: Mapping[str, float]) -> dict[str, float | None]:
+    """Rounded to microseconds; None for what is not known."""
+    return {name: round(value, 3) if math.isfinite(value) else None for name, value in values.items()}
 
 
 def _first_prefix(detail: Detail, row: int) -> float | None:
