@@ -27,6 +27,9 @@ from tests.support.configs import HEAD
 from tests.support.plugins import Clock
 from tests.support.service import make_director
 
+# Another process imports XGBoost, which takes a second, or twenty on a busy machine.
+pytestmark = pytest.mark.timeout(400)
+
 CONFIG = f"""{HEAD}
 plugins: [{{type: queue-scorer}}, {{type: predicted-latency-producer}}]
 schedulingProfiles: [{{name: default, plugins: [{{pluginRef: queue-scorer}}]}}]
@@ -62,7 +65,7 @@ def training(director: Director, field: str) -> int:
 
 
 async def until(condition: Callable[[], bool], director: Director) -> None:
-    async with asyncio.timeout(90):
+    async with asyncio.timeout(200):
         while not condition():
             producer_of(director).poll()
             await asyncio.sleep(0.02)
@@ -137,6 +140,11 @@ def error(asked: list[Asked]) -> tuple[float, float]:
     return float(np.median(ttft)), float(np.median(tpot))
 
 
+def worst(errors: tuple[float, float]) -> float:
+    """The larger; NaN where one is."""
+    return float(np.max(errors))
+
+
 async def test_some_hundred_requests_teach_it(world: World) -> None:
     clock, chance = Clock(), random.Random(0)
     director = make_director(*SERVERS, config=CONFIG, outside=world, clock=clock)
@@ -146,7 +154,7 @@ async def test_some_hundred_requests_teach_it(world: World) -> None:
     after = serve(director, clock, 200, chance)
 
     assert np.isnan(error(before)).all()
-    assert max(error(after)) < 0.15
+    assert worst(error(after)) < 0.15
     inside = [
         one.record.predicted_ttft_low_ms <= one.record.ttft_ms <= one.record.predicted_ttft_high_ms for one in after
     ]
@@ -168,8 +176,8 @@ async def test_a_training_process_that_is_killed_costs_nothing_but_time(world: W
     serve(director, clock, 100, chance)
     await until(lambda: training(director, "fits") > fits, director)
 
-    assert max(error(meanwhile)) < 0.15
-    assert max(error(serve(director, clock, 50, chance))) < 0.15
+    assert worst(error(meanwhile)) < 0.15
+    assert worst(error(serve(director, clock, 50, chance))) < 0.15
 
 
 async def test_nonsense_does_not_replace_the_model(world: World) -> None:
@@ -188,7 +196,7 @@ async def test_nonsense_does_not_replace_the_model(world: World) -> None:
     serve(director, clock, 100, chance)
     await until(lambda: training(director, "fits") > fits, director)
 
-    assert max(error(serve(director, clock, 100, chance))) < 0.25
+    assert worst(error(serve(director, clock, 100, chance))) < 0.25
 
 
 async def test_the_training_process_ends_with_the_service() -> None:
@@ -218,7 +226,7 @@ async def test_a_model_survives_a_restart(world: World, tmp_path: Path) -> None:
     again.datastore.replace_all([EndpointSpec(f"s{i}", f"10.0.0.{i}", 8000) for i in (1, 2)])
 
     assert directory.problems == ()
-    assert max(error(serve(again, clock, 100, chance))) < 0.15
+    assert worst(error(serve(again, clock, 100, chance))) < 0.15
 
 
 async def test_without_xgboost_requests_pass_and_a_line_says_why(
