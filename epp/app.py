@@ -26,6 +26,7 @@ from epp.config.resolved import DataLayer
 from epp.data.datastore import Datastore
 from epp.director.director import Director
 from epp.director.encoding import Encodings
+from epp.director.latency_fields import LatencyFields
 from epp.discovery.config_file import ConfigFileWatch
 from epp.discovery.file import FileDiscovery
 from epp.discovery.kubernetes.api import Api
@@ -126,6 +127,7 @@ class Service:
             emit_scores=options.emit_endpoint_scores,
             decisions=Decisions(self.datastore.fleet, clock, keep=options.explain_decisions),
             explain_header=options.explain_header,
+            latency_fields=LatencyFields(options.latency_fields),
         )
         self._collecting: Collecting = make_collecting(
             options, pipeline, self.datastore.fleet, clock=clock, rng=self._random

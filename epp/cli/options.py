@@ -154,6 +154,7 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     fairness_id_metric_label_limit: int = 1000
     explain_decisions: int = 10_000
     explain_header: bool = False
+    latency_fields: str = "asked"
 
     warnings: tuple[str, ...] = ()
 
@@ -364,6 +365,12 @@ GROUPS: Final = (
             switch("enable-pprof", True, "profiles on the metrics port", note=NO_EFFECT),
             switch("enable-grpc-stream-metrics", False, "metrics of ext_proc streams"),
             number("fairness-id-metric-label-limit", 1000, "fairness ids that metrics tell apart"),
+            choice(
+                "latency-fields",
+                "asked",
+                "add latencies to the usage in responses: of requests with x-llm-epp-latency: 1, always, or never",
+                ("asked", "always", "never"),
+            ),
             number("explain-decisions", 10_000, "decisions to keep for `epp explain`; 0: none"),
             switch(
                 "explain-header", False, "trust callers: x-llm-epp-explain: 1 asks for an explanation in the response"

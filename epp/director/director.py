@@ -26,6 +26,7 @@ from epp.api import (
 from epp.config.pipeline import Pipeline
 from epp.data.datastore import Datastore
 from epp.director.encoding import Encodings
+from epp.director.latency_fields import LatencyFields
 from epp.director.preference import check_preference
 from epp.director.sendable import Sendable
 from epp.director.waiting import Path, Wait
@@ -58,6 +59,7 @@ class Director:
         emit_scores: bool = False,
         decisions: Decisions | None = None,
         explain_header: bool = False,
+        latency_fields: LatencyFields = LatencyFields.ASKED,
     ) -> None:
         """`explain_header`: callers are trusted, and may ask for an explanation in a header of the response."""
         self.datastore = datastore
@@ -67,6 +69,7 @@ class Director:
         self.decisions = decisions if decisions is not None else Decisions(datastore.fleet, clock, keep=0)
         self.request_log = RequestLog(self.decisions)
         self.explain_header = explain_header and self.decisions.keeps
+        self.latency_fields = latency_fields
         self.log = logging.getLogger("epp.director")
         self.sendable = Sendable(self.log, clock)
         self.bodies = BodyWatch(recorder.response_body_sent, self.log)

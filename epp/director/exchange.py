@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from time import perf_counter
 from typing import Any, Final
 
-from epp.api import Parser, Request, RequestError, Response, Termination, Usage, UsageReader, headers
+from epp.api import LatencyRecord, Parser, Request, RequestError, Response, Termination, Usage, UsageReader, headers
 from epp.director.director import Director
+from epp.director.latency_fields import METADATA_KEY, adder, record_for, six_fields
 from epp.director.restoring import EventRestorer, Restorer, WholeRestorer
 from epp.director.waiting import Path, Suspend, Wait
 from epp.extproc.exchange import BodyMode, Destination, RequestHead, ResponseHead
@@ -36,6 +37,7 @@ class RequestExchange:
         "_gaps_s",
         "_handling_s",
         "_headers_only",
+        "_latencies",
         "_mode",
         "_pipeline",
         "_restorer",
@@ -53,6 +55,7 @@ class RequestExchange:
         self._usage: UsageReader | None = None
         self._restorer: Restorer | None = None
         self._headers_only = False
+        self._latencies: LatencyRecord | None = None  # to be told to the client
         self._end_told = False
         self._gaps_s: list[float] | None = None  # between the pieces of a streamed response, not recorded yet
         self._handling_s: float | None = None  # spent on the body of a streamed response; only timed for some of them
@@ -149,13 +152,18 @@ class RequestExchange:
         if parser is None:
             return
         self._usage = parser.usage_reader(request, response)
+        self._latencies = record_for(request, self._director.latency_fields)
         asked, sent = request.incoming_model, request.model
-        if not asked or asked == sent or response.headers.get("content-encoding", "identity") != "identity":
+        is_renamed = bool(asked) and asked != sent
+        if not (is_renamed or self._latencies) or response.headers.get("content-encoding", "identity") != "identity":
             return
         restore = parser.restore_model
+        add = adder(self._latencies, events=response.streaming) if self._latencies is not None else None
 
         def replace(body: bytes) -> bytes:
-            return restore(body, sent=sent, asked=asked)
+            if is_renamed:
+                body = restore(body, sent=sent, asked=asked)
+            return body if add is None else add(body)
 
         if response.streaming:
             self._restorer = EventRestorer(replace)
@@ -208,6 +216,9 @@ class RequestExchange:
                 hook.response_ending(request, self.response)
             except Exception as error:
                 self._director.recorder.plugin_failed("ResponseEnding", hook, error)
+        if self._latencies is not None:
+            metadata = self.response.dynamic_metadata.setdefault(headers.METADATA_NAMESPACE, {})
+            metadata[METADATA_KEY] = six_fields(self._latencies)
 
     def _finish_usage(self) -> None:
         reader, self._usage = self._usage, None

@@ -1,4 +1,4 @@
-"""Gives a response the model name back that the client asked for, where the request was sent on under another name.
+"""Changes what a response says: gives it the model name back that the client asked for, adds what a client wants to know.
 
 A JSON response is kept until it has ended, an event stream until each event has: a name may be split over two chunks.
 """

@@ -14,6 +14,7 @@ import pytest
 import pytest_asyncio
 import yaml
 
+from epp.extproc.exchange import BodyMode
 from epp.sim import SimServer
 from tests.support.docs import ROOT
 from tests.support.stack import Stack, start_stack
@@ -95,3 +96,42 @@ async def test_the_slo_of_the_objective_holds_unless_the_request_has_one(stack: 
     by_header, _, _ = await ask(stack, x_llm_d_inference_objective="impatient", x_slo_ttft_ms="500")
 
     assert (by_objective, by_header) == (429, 200)
+
+
+@pytest.mark.parametrize(
+    "mode", [BodyMode.FULL_DUPLEX_STREAMED, BodyMode.BUFFERED, BodyMode.STREAMED], ids=lambda m: m.name
+)
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "events"])
+async def test_latencies_are_in_the_usage_of_answers_that_ask(
+    tmp_path: Path, sims: list[SimServer], mode: BodyMode, stream: bool
+) -> None:
+    """Of a predictor that has learned nothing yet: what is measured is told, what is predicted is null."""
+    body = BODY | {"stream": stream, "max_tokens": 5}
+    if stream:
+        body |= {"stream_options": {"include_usage": True}}
+    async with start_stack(
+        tmp_path, "--enable-latency-predictor", endpoints=[sims[0].address], response_body=mode
+    ) as found:
+        status, _, plain = await found.post("/v1/completions", body)
+        asked_status, _, asked = await found.post("/v1/completions", body, x_llm_epp_latency="1")
+
+    assert (status, asked_status) == (200, 200)
+    assert b"ttft_ms" not in plain
+    usage = usages(asked)[-1]
+    assert usage["completion_tokens"] == 5
+    assert usage["predicted_ttft_ms"] is None
+    assert usage.keys() >= {
+        "ttft_ms",
+        "tpot_observations_ms",
+        "predicted_tpot_observations_ms",
+        "avg_predicted_tpot_ms",
+    }
+    if stream:
+        assert usage["ttft_ms"] > 0
+        assert asked.endswith(b"data: [DONE]\n\n")
+
+
+def usages(text: bytes) -> list[dict[str, Any]]:
+    lines = [line.removeprefix(b"data: ") for line in text.splitlines()]
+    found = [json.loads(line).get("usage") for line in lines if line.startswith(b"{")]
+    return [usage for usage in found if usage]
