@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import inf
+from types import MappingProxyType
 from typing import Any, ClassVar, Final
 
 import msgspec
@@ -213,11 +214,29 @@ class Response(msgspec.Struct, eq=False):
 
 
 class ProfileResult(msgspec.Struct, frozen=True):
-    """What one profile chose: `endpoints` in the picker's order, and every candidate's total score (same order)."""
+    """What one profile chose: `endpoints` in the picker's order, and every candidate's total score (same order).
+
+    `scorers` are the names of its scorers and `by_scorer` what they returned, None where one failed: see `raw_scores`.
+    """
 
     endpoints: tuple[Endpoint, ...]
     candidates: Candidates
     scores: Floats
+    scorers: tuple[str, ...] = ()
+    by_scorer: Sequence[Floats | None] = ()
+
+    @property
+    def raw_scores(self) -> Mapping[str, Floats]:
+        """What each scorer that did not fail said of the candidates, by its name, also of weight 0: numbers in [0, 1], before
+        the weight. For reading only. Made when it is asked for."""
+        pairs = zip(self.scorers, self.by_scorer, strict=False)
+        return MappingProxyType({name: _read_only(scores) for name, scores in pairs if scores is not None})
+
+
+def _read_only(scores: Floats) -> Floats:
+    view = scores.view()
+    view.flags.writeable = False
+    return view
 
 
 class SchedulingResult:

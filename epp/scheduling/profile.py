@@ -77,6 +77,7 @@ class Profile:
         "_observer",
         "_outline",
         "_picker_timer",
+        "_scorer_names",
         "_scorers",
         "filters",
         "name",
@@ -106,6 +107,7 @@ class Profile:
         )
         self._filters = tuple((f, observer.timer("Filter", f)) for f in filters)
         self._scorers = tuple(_ScorerStep(s, float(weight), observer.timer("Scorer", s)) for s, weight in scorers)
+        self._scorer_names = tuple(s.name for s, _ in scorers)
         self._picker_timer = observer.timer("Picker", picker)
 
     def run(
@@ -130,7 +132,7 @@ class Profile:
             self._picker_timer(perf_counter() - before)
         if trace is not None:
             trace.append(ProfileRun(self._outline, candidates, left, tuple(steps), tuple(scores), totals, picked))
-        return ProfileResult(picked, left, totals)
+        return ProfileResult(picked, left, totals, self._scorer_names, scores)
 
     def _filter(self, request: Request, candidates: Candidates, steps: _Steps, *, timed: bool) -> Candidates:
         left = candidates

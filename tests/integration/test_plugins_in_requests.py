@@ -8,7 +8,16 @@ from typing import Any
 
 import pytest
 
-from epp.api import RequestError, Response, ResponseEnding, Termination
+from epp.api import (
+    PreRequest,
+    Request,
+    RequestError,
+    Response,
+    ResponseComplete,
+    ResponseEnding,
+    SchedulingResult,
+    Termination,
+)
 from epp.director.director import Director
 from epp.director.exchange import RequestExchange
 from epp.extproc.exchange import BodyMode, Destination, RequestHead, ResponseHead
@@ -250,3 +259,42 @@ def test_a_profile_that_does_not_exist_is_the_clients_mistake() -> None:
 
     assert raised.value.http_status == 400
     assert Conversation(everybody).ask(epp_profile="prefill").value in SERVERS
+
+
+class ReadsScores(PreRequest, ResponseComplete):
+    """Keeps what every profile's scorers said, at both ends of a request."""
+
+    type = "reads-scores"
+    at_start: dict[str, dict[str, list[float]]]
+    at_end: dict[str, dict[str, list[float]]]
+
+    def pre_request(self, request: Request, result: SchedulingResult) -> None:
+        self.at_start = self._read(result)
+
+    def response_complete(self, request: Request, response: Response) -> None:
+        assert request.result is not None
+        self.at_end = self._read(request.result)
+
+    def _read(self, result: SchedulingResult) -> dict[str, dict[str, list[float]]]:
+        ran = {name: profile for name, profile in result.profiles.items() if profile is not None}
+        return {n: {scorer: list(s) for scorer, s in p.raw_scores.items()} for n, p in ran.items()}
+
+
+def test_hooks_read_the_raw_scores_of_every_profile() -> None:
+    plugins = "- {type: prefix-cache-scorer}\n- {type: reads-scores}\n"
+    profile = (
+        "- {name: only, plugins: [{pluginRef: queue-scorer, weight: 5}, {pluginRef: prefix-cache-scorer, weight: 0}]}\n"
+    )
+    made = director(plugins, profile, extra=(ReadsScores,))
+    prompt = "a prompt that is longer than one block of sixty-four tokens, " * 20
+    for _ in range(2):
+        conversation = Conversation(made)
+        conversation.ask(prompt)
+        conversation.respond(b"{}")
+        conversation.close()
+
+    reader = made.pipeline.plugins["reads-scores"]
+    assert isinstance(reader, ReadsScores)
+    assert reader.at_start == reader.at_end
+    assert reader.at_start["only"]["queue-scorer"] == [1, 1, 1]
+    assert sorted(reader.at_start["only"]["prefix-cache-scorer"]) == [0, 0, 1]

@@ -180,3 +180,35 @@ def test_nan_for_a_candidate_whose_load_is_unknown_is_0_for_that_one() -> None:
 
     assert profile.run(make_request(), fleet.candidates()).scores.tolist() == [1.0, 0.0, 2.0]
     assert failures.seen == []
+
+
+def test_raw_scores_are_those_of_each_scorer_before_its_weight() -> None:
+    fleet = make_fleet(2)
+    scorers = [(named("a", [0.25, 1.0]), 3.0), (named("unweighted", [1, 0]), 0.0), (named("fails", ValueError()), 1.0)]
+    profile = Profile("p", scorers=scorers, picker=make_plugin(MaxScorePicker), observer=Unobserved())
+
+    result = profile.run(make_request(), fleet.candidates())
+
+    assert {name: list(scores) for name, scores in result.raw_scores.items()} == {
+        "a": [0.25, 1.0],
+        "unweighted": [1, 0],
+    }
+    assert list(result.scores) == [0.75, 3.0]
+
+
+def test_raw_scores_are_for_reading_only() -> None:
+    fleet = make_fleet(2)
+    scorer = named("a", np.array([0.5, 1.0]))
+    profile = Profile("p", scorers=[(scorer, 1.0)], picker=make_plugin(MaxScorePicker), observer=Unobserved())
+    raw = profile.run(make_request(), fleet.candidates()).raw_scores
+
+    with pytest.raises(ValueError, match="read-only"):
+        raw["a"][0] = 9.0
+    with pytest.raises(TypeError):
+        raw["b"] = raw["a"]  # type: ignore[index]
+
+
+def named(name: str, scores: Sequence[float] | Exception) -> Scores:
+    scorer = Scores(scores)
+    scorer.name = name
+    return scorer
