@@ -298,3 +298,50 @@ def test_hooks_read_the_raw_scores_of_every_profile() -> None:
     assert reader.at_start == reader.at_end
     assert reader.at_start["only"]["queue-scorer"] == [1, 1, 1]
     assert sorted(reader.at_start["only"]["prefix-cache-scorer"]) == [0, 0, 1]
+
+
+SLO_GUIDE = """\
+apiVersion: inference.networking.x-k8s.io/v1alpha1
+kind: EndpointPickerConfig
+plugins:
+- type: queue-scorer
+- type: kv-cache-utilization-scorer
+- type: prefix-cache-scorer
+- type: slo-request-tracker
+- type: slo-scorer
+- type: slo-aware-profile-handler
+- type: max-score-picker
+schedulingProfiles:
+- name: default
+  plugins:
+  - pluginRef: slo-request-tracker
+  - pluginRef: prefix-cache-scorer
+  - pluginRef: queue-scorer
+  - pluginRef: kv-cache-utilization-scorer
+  - pluginRef: max-score-picker
+- name: slo
+  plugins:
+  - pluginRef: prefix-cache-scorer
+    weight: 0
+  - pluginRef: slo-request-tracker
+  - pluginRef: slo-scorer
+  - pluginRef: max-score-picker
+"""
+
+
+@pytest.mark.parametrize(
+    ("headers", "profile"),
+    [({}, "default"), ({"x_prediction_based_scheduling": "true", "x_slo_ttft_ms": "200"}, "slo")],
+)
+def test_the_configuration_of_the_slo_guide_decides_by_predictions_where_asked(
+    headers: dict[str, str], profile: str
+) -> None:
+    made = make_director(*SERVERS, config=SLO_GUIDE)
+    conversation = Conversation(made)
+    conversation.ask(**headers)
+    request = conversation.exchange.request
+
+    assert request is not None
+    assert request.result is not None
+    assert list(request.result.profiles) == [profile]
+    assert "predicted-latency-producer" in {p.type for p in made.pipeline.producers}

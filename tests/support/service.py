@@ -25,7 +25,7 @@ from epp.server.health import EXT_PROC_SERVICE, HealthState
 from epp.server.lean import LeanServer
 from epp.server.session import ExtProc
 from epp.server.tls import Certificate, grpc_credentials, ssl_context
-from epp_plugins.registry import BUILTIN, by_type
+from epp_plugins.registry import ALIASES, BUILTIN, by_type
 
 TRANSPORTS = ("lean", "grpcio")
 
@@ -58,7 +58,8 @@ def make_director(
         outside=outside or Nowhere(),
     )
     loaded = load_text(config, "test.yaml") if config else load_default()
-    pipeline = build(loaded, Registry(by_type((*BUILTIN.values(), *plugins))), environment)
+    registry = Registry(by_type((*BUILTIN.values(), *plugins)), aliases=ALIASES)
+    pipeline = build(loaded, registry, environment)
     for worker in pipeline.background if outside is not None else ():
         worker.start()
     for listener in pipeline.endpoint_listeners:
