@@ -9,6 +9,7 @@ from epp.api import Request
 from tests.bench import (
     bench_explain,
     bench_http2_echo,
+    bench_kubernetes,
     bench_kv_events,
     bench_latency,
     bench_pick,
@@ -78,6 +79,11 @@ def explain() -> dict[str, float]:
 def reload() -> dict[str, float]:
     """A configuration of forty plugins that all change, while requests come and the prefix index is full."""
     return {f"{name}_ms": value for name, value in bench_reload.measure().items()}
+
+
+def kubernetes() -> dict[str, float]:
+    """A pool of 5,000 Pods: the start, a thousand events a second, and removals among them."""
+    return bench_kubernetes.measure()
 
 
 def scan() -> dict[str, float]:

@@ -109,6 +109,7 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
     ComponentScenario("python-scorer", "one pick, a scorer in plain Python", components.python_scorer, quick=True),
     ComponentScenario("explain", "keeping a decision", components.explain, quick=True),
     ComponentScenario("reload", "reload of 40 plugins, 64 endpoints", components.reload, quick=True),
+    ComponentScenario("kubernetes", "a pool of 5,000 Pods, 1,000 events/s", components.kubernetes, quick=True),
     ComponentScenario("scan", "scan of one vLLM page", components.scan, quick=True),
     ComponentScenario("precise", "precise prefix index", components.precise, quick=True),
     ComponentScenario("latency", "latency prediction", components.latency, quick=True),

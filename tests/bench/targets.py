@@ -80,6 +80,9 @@ TARGETS: Final = (
     Target("latency prediction, 128 candidates: µs", "latency", "predict_128_us", 300.0, column=PARTS),
     Target("keeping a decision, 8 endpoints: µs", "explain", "keep_8_us", 3.0, column=PARTS),
     Target("reload of 40 plugins: ms", "reload", "reload_ms", 100.0, column=PARTS),
+    Target("5,000 Pods of Kubernetes are endpoints: s", "kubernetes", "start_s", 5.0, column=PARTS),
+    Target("1,000 Pod events a second: cores", "kubernetes", "cores", 0.3, column=PARTS),
+    Target("slowest removal of a Pod among them: ms", "kubernetes", "removal_ms", 100.0, column=PARTS),
     Target("reload of 40 plugins: slowest request meanwhile, ms", "reload", "slowest_ms", 10.0, column=PARTS),
     Target("scan of a vLLM page, all of it changed: µs", "scan", "busy_us", 120.0, column=PARTS),
 )
