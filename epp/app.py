@@ -335,7 +335,13 @@ class Service:
 
         assert self._kube_api is not None
         self._kubernetes = make_discovery(
-            self._kube_api, self._options, self.datastore, synced=synced, clock=self._clock, rng=self._random
+            self._kube_api,
+            self._options,
+            self.datastore,
+            synced=synced,
+            clock=self._clock,
+            rng=self._random,
+            pipeline=pipeline,
         )
         self.recorder.watch_kubernetes(self._kubernetes.statuses)
         warm: bool = pipeline.settings["feature_gates"]["haPopulateNonLeaderDatastore"]

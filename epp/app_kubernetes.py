@@ -7,7 +7,10 @@ import random
 from collections.abc import Callable
 
 from epp import version
+from epp.api import ObjectKind, ObjectListener, ObjectSource
 from epp.cli.options import RunOptions, Source
+from epp.config import Pipeline
+from epp.config.resolved import DataLayer
 from epp.data.datastore import Datastore
 from epp.discovery.kubernetes import credentials
 from epp.discovery.kubernetes.api import Api
@@ -30,6 +33,7 @@ def make_discovery(
     synced: Callable[[bool], None],
     clock: Callable[[], float],
     rng: random.Random,
+    pipeline: Pipeline,
 ) -> KubernetesDiscovery:
     """The pool that is named, or Pods by a selector. Objectives and rewrites from files take the place of the cluster's."""
     by_pool = options.source is Source.POOL
@@ -41,7 +45,21 @@ def make_discovery(
         target_ports=options.endpoint_target_ports,
         follow_objects=not options.objects_dir,
     )
-    return KubernetesDiscovery(api, wanted, datastore, synced=synced, clock=clock, rng=rng)
+    return KubernetesDiscovery(
+        api, wanted, datastore, synced=synced, clock=clock, rng=rng, listeners=_listeners(pipeline)
+    )
+
+
+def _listeners(pipeline: Pipeline) -> dict[ObjectKind, list[ObjectListener]]:
+    """Who is told of which kinds of objects (k8s-notification-source)."""
+    layer: DataLayer = pipeline.settings["data_layer"]
+    told: dict[ObjectKind, list[ObjectListener]] = {}
+    for spec in layer.sources:
+        source = pipeline.plugins[spec.source]
+        extractors = [p for name in spec.extractors if isinstance(p := pipeline.plugins[name], ObjectListener)]
+        if isinstance(source, ObjectSource) and extractors:
+            told.setdefault(source.kind(), []).extend(extractors)
+    return told
 
 
 def is_guarded(options: RunOptions, *, static: bool, in_cluster: Callable[[], bool] | None = None) -> bool:

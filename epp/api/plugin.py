@@ -344,6 +344,33 @@ class Extractor(Plugin):
 # --- endpoints, background work, state ------------------------------------------------------------------------------------
 
 
+class ObjectKind(msgspec.Struct, frozen=True):
+    """A kind of Kubernetes objects; `group` "" is the core group."""
+
+    kind: str
+    version: str = "v1"
+    group: str = ""
+
+
+class ObjectSource(Plugin):
+    """Says which Kubernetes objects its extractors are told of: those of `kind()` in the pool's namespace."""
+
+    def kind(self) -> ObjectKind:
+        """Asked once, at the start."""
+        raise NotImplementedError
+
+
+class ObjectListener(Plugin):
+    """Is told of Kubernetes objects that come, change and go, as an extractor of an `ObjectSource`. Never called while a
+    request is decided; objects are as the API has them, and shared: nobody may change them."""
+
+    def object_changed(self, kind: ObjectKind, obj: Mapping[str, Any]) -> None:
+        """`obj` is there, for the first time or with other contents."""
+
+    def object_removed(self, kind: ObjectKind, namespace: str, name: str) -> None:
+        """It is gone."""
+
+
 class EndpointListener(Plugin):
     """Is told of endpoints that come and go."""
 

@@ -12,6 +12,8 @@ from epp.api import (
     EndpointListener,
     Extractor,
     Filter,
+    ObjectListener,
+    ObjectSource,
     Parser,
     Picker,
     Plugin,
@@ -53,7 +55,9 @@ _WORDS: Final[tuple[tuple[type[Plugin], str], ...]] = (
     (ResponseEnding, "response hook"),
     (ResponseComplete, "response hook"),
     (DataSource, "data source"),
+    (ObjectSource, "data source"),
     (Extractor, "extractor"),
+    (ObjectListener, "extractor"),
 )
 
 # The order in which the extension points of one request are called.
@@ -88,11 +92,13 @@ def words_for(cls: type[Plugin], type_name: str) -> str:
 
 
 def is_data_source(cls: type[Plugin], type_name: str) -> bool:
-    return issubclass(cls, DataSource) or type_name in DATA_SOURCES
+    return issubclass(cls, (DataSource, ObjectSource)) or type_name in DATA_SOURCES
 
 
-def can_extract(cls: type[Plugin], type_name: str, *, source_type: str) -> bool:
+def can_extract(cls: type[Plugin], type_name: str, *, source: type[Plugin], source_type: str) -> bool:
     """Plugins of `type_name` can be told what a source of `source_type` has to say."""
+    if issubclass(source, ObjectSource):
+        return issubclass(cls, ObjectListener)
     if source_type == ENDPOINT_NOTIFICATIONS:
         return issubclass(cls, EndpointListener)
     return issubclass(cls, Extractor) or (type_name == METRICS_EXTRACTOR and source_type == METRICS_SOURCE)

@@ -106,7 +106,11 @@ def _source(draft: Draft, entry: SourceEntry) -> SourceSpec:
         source = None
     for reference in entry.extractors:
         spec = draft.look_up(reference)
-        if source is None or spec is None or can_extract(spec.cls, spec.type, source_type=source.type):
+        if (
+            source is None
+            or spec is None
+            or can_extract(spec.cls, spec.type, source=source.cls, source_type=source.type)
+        ):
             continue
         what = words_for(spec.cls, spec.type)
         expected = "an extractor" if "extractor" not in what else f'an extractor for what "{source.name}" fetches'

@@ -10,6 +10,7 @@ from epp_plugins.datalayer.dcgm_data_source import DcgmDataSource
 from epp_plugins.datalayer.dcgm_extractor import DcgmExtractor
 from epp_plugins.datalayer.endpoint_notification_source import EndpointNotificationSource
 from epp_plugins.datalayer.file_discovery import FileDiscovery
+from epp_plugins.datalayer.k8s_notification_source import K8sNotificationSource
 from epp_plugins.datalayer.metrics_data_source import MetricsDataSource
 from epp_plugins.datalayer.models_data_extractor import ModelsDataExtractor
 from epp_plugins.datalayer.models_data_source import ModelsDataSource
@@ -27,6 +28,7 @@ DATA_LAYER: Final[tuple[type[Plugin], ...]] = (
     MulticlusterMetricsDataSource,
     MulticlusterMetricsExtractor,
     EndpointNotificationSource,
+    K8sNotificationSource,
     TopologyExtractor,
     FileDiscovery,
 )

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from epp.api import NoParams, ObjectKind, ObjectListener
 from epp.discovery.kubernetes import resources
 from epp.discovery.kubernetes.discovery import Wanted
 from epp.discovery.kubernetes.resources import EXPERIMENTAL_GROUP, INFERENCE_GROUP, LLM_D_GROUP, Resource
@@ -17,6 +18,7 @@ from epp.discovery.kubernetes.watcher import Timing
 from tests.support.fake_kube import FakeKube
 from tests.support.kube_discovery import Running, running
 from tests.support.kube_objects import make_objective, make_pod, make_pool, make_rewrite
+from tests.support.plugins import make_handle
 
 PODS = resources.pods("default").path()
 POOLS = Resource(INFERENCE_GROUP, "v1", "inferencepools", "default").path()
@@ -258,6 +260,49 @@ async def test_what_may_not_be_read_is_said_and_keeps_no_pod_from_serving(kube: 
         errors = run.status("InferenceObjective.llm-d.ai").errors
 
     assert errors == {"forbidden": 3}
+
+
+# --- objects that plugins ask for ----------------------------------------------------------------------------------------
+
+WIDGETS = Resource("example.com", "v1", "widgets", "default").path()
+WIDGET = ObjectKind("Widget", "v1", "example.com")
+
+
+class Notes(ObjectListener):
+    """Writes down what it is told; another one raises."""
+
+    type = "notes"
+
+    def __init__(self, *, fails: bool = False) -> None:
+        super().__init__(NoParams(), make_handle())
+        self.told: list[tuple[str, str, Any]] = []
+        self._fails = fails
+
+    def object_changed(self, kind: ObjectKind, obj: Any) -> None:
+        self.told.append((kind.kind, obj["metadata"]["name"], obj["spec"]))
+        if self._fails:
+            raise ValueError("no")
+
+    def object_removed(self, kind: ObjectKind, namespace: str, name: str) -> None:
+        self.told.append((kind.kind, f"{namespace}/{name}", None))
+
+
+async def test_plugins_are_told_of_the_objects_that_they_ask_for(kube: FakeKube, tmp_path: Path) -> None:
+    kube.put(POOLS, make_pool())
+    kube.install(WIDGETS)
+    kube.put(WIDGETS, {"metadata": {"name": "w", "namespace": "default"}, "spec": {"size": 1}})
+    notes, failing = Notes(), Notes(fails=True)
+
+    async with running(kube.kubeconfig(tmp_path), listeners={WIDGET: [failing, notes]}) as run:
+        await run.until(lambda: len(notes.told) == 1)
+        kube.put(WIDGETS, {"metadata": {"name": "w", "namespace": "default"}, "spec": {"size": 2}})
+        await run.until(lambda: len(notes.told) == 2)  # what happens at once may be told as one change
+        kube.drop(WIDGETS, "w")
+        await run.until(lambda: len(notes.told) == 3)
+        assert run.status("Widget.example.com for plugins").events == 2
+
+    assert notes.told == [("Widget", "w", {"size": 1}), ("Widget", "w", {"size": 2}), ("Widget", "default/w", None)]
+    assert len(failing.told) == 3
 
 
 # --- faults --------------------------------------------------------------------------------------------------------------

@@ -16,6 +16,8 @@ from aiohttp import web
 
 Obj = dict[str, Any]
 
+KINDS = {"widgets": "Widget"}  # of collections that are asked for by the name of their kind
+
 
 @dataclass
 class Fault:
@@ -194,7 +196,8 @@ class FakeKube:
         kinds = [c.strip("/").split("/") for c in self.served if c.startswith("/".join(("", *parts, "")))]
         if len(parts) == 2:
             return {"versions": [{"version": v} for v in sorted({k[2] for k in kinds})]} if kinds else {}
-        return {"resources": [{"name": k[-1]} for k in kinds]} if kinds else {}
+        listed = [{"name": k[-1], "kind": KINDS.get(k[-1], ""), "namespaced": True} for k in kinds]
+        return {"resources": listed} if kinds else {}
 
     def _place(self, path: str) -> tuple[str, str]:
         if path in self.served:

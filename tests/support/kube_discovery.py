@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from epp.api import ObjectKind, ObjectListener
 from epp.data.datastore import Datastore
 from epp.discovery.kubernetes.api import Api
 from epp.discovery.kubernetes.credentials import Source
 from epp.discovery.kubernetes.discovery import KubernetesDiscovery, Wanted, WatchStatus
 from epp.discovery.kubernetes.watcher import Timing
+
+Listeners = Mapping[ObjectKind, Sequence[ObjectListener]]
 
 QUICK = Timing(
     first_retry_s=0.001,
@@ -31,7 +34,7 @@ DEADLINE_S = 90.0  # of a loaded machine
 class Running:
     """`health` is what it told of being in step."""
 
-    def __init__(self, api: Api, wanted: Wanted, timing: Timing) -> None:
+    def __init__(self, api: Api, wanted: Wanted, timing: Timing, listeners: Listeners | None = None) -> None:
         self.datastore = Datastore()
         self.health: list[bool] = []
         self.on_health: Callable[[], None] = lambda: None
@@ -43,6 +46,7 @@ class Running:
             clock=time.monotonic,
             rng=random.Random(0),
             timing=timing,
+            listeners=listeners,
         )
 
     def _note(self, synced: bool) -> None:
@@ -73,9 +77,11 @@ class Running:
 
 
 @asynccontextmanager
-async def running(kubeconfig: Path, wanted: Wanted = BY_POOL, timing: Timing = QUICK) -> AsyncIterator[Running]:
+async def running(
+    kubeconfig: Path, wanted: Wanted = BY_POOL, timing: Timing = QUICK, listeners: Listeners | None = None
+) -> AsyncIterator[Running]:
     api = await Api.connect(Source(str(kubeconfig), environ={}))
-    run = Running(api, wanted, timing)
+    run = Running(api, wanted, timing, listeners)
     task = asyncio.create_task(run.discovery.run())
     try:
         yield run

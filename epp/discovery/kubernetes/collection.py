@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from typing import Final, Generic, TypeAlias, TypeVar
+from typing import Final, Generic, Protocol, TypeAlias, TypeVar
 
 import msgspec
 
@@ -20,6 +20,17 @@ T = TypeVar("T", bound=Object)
 Changes: TypeAlias = dict[ObjectKey, T | None]
 """What is different from before, by key; None: the object is gone."""
 
+T_co = TypeVar("T_co", bound=Object, covariant=True)
+
+
+class Decoder(Protocol[T_co]):
+    """Makes objects of their JSON: `msgspec.json.Decoder`, or what stands for one."""
+
+    def decode(self, raw: msgspec.Raw, /) -> T_co:
+        """Raises msgspec.DecodeError."""
+        ...
+
+
 MAX_TOMBSTONES: Final = 10_000
 
 _identities: Final = msgspec.json.Decoder(Object)
@@ -28,7 +39,7 @@ _identities: Final = msgspec.json.Decoder(Object)
 class Collection(Generic[T]):
     """Objects of one kind by key. `revision` is where the next watch begins; "" when only a list can tell."""
 
-    def __init__(self, kind: str, decoder: msgspec.json.Decoder[T]) -> None:
+    def __init__(self, kind: str, decoder: Decoder[T]) -> None:
         self.kind = kind
         self.objects: dict[ObjectKey, T] = {}
         self.revision = ""

@@ -16,18 +16,19 @@ import logging
 import math
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeAlias, TypeVar
 
 import msgspec
 
+from epp.api import ObjectKind, ObjectListener
 from epp.data.datastore import Datastore
 from epp.discovery.kubernetes import installed, resources
 from epp.discovery.kubernetes.api import Api
-from epp.discovery.kubernetes.collection import Changes, Collection
+from epp.discovery.kubernetes.collection import Changes, Collection, Decoder
 from epp.discovery.kubernetes.endpoints import Delta, Roster
 from epp.discovery.kubernetes.inference_objects import KINDS, InferenceObjects
-from epp.discovery.kubernetes.objects import Custom, InferencePool, Object, Pod
+from epp.discovery.kubernetes.objects import Custom, InferencePool, Object, Pod, Whole, WholeDecoder
 from epp.discovery.kubernetes.pools import PoolError, PoolWants, wants_of
 from epp.discovery.kubernetes.resources import EXPERIMENTAL_GROUP, INFERENCE_GROUP, LLM_D_GROUP, Resource
 from epp.discovery.kubernetes.watcher import Timing, Watcher
@@ -39,7 +40,7 @@ OBJECT_VERSIONS: Final = ("v1alpha2", "v1alpha1")
 POOL_VERSIONS: Final = {INFERENCE_GROUP: ("v1",), EXPERIMENTAL_GROUP: ("v1alpha2", "v1alpha1")}
 
 T = TypeVar("T", bound=Object)
-AnyWatcher: TypeAlias = Watcher[InferencePool] | Watcher[Pod] | Watcher[Custom]
+AnyWatcher: TypeAlias = Watcher[InferencePool] | Watcher[Pod] | Watcher[Custom] | Watcher[Whole]
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -100,6 +101,7 @@ class KubernetesDiscovery:
         clock: Callable[[], float],
         rng: random.Random,
         timing: Timing | None = None,
+        listeners: Mapping[ObjectKind, Sequence[ObjectListener]] | None = None,
     ) -> None:
         self._api = api
         self._wanted = wanted
@@ -113,6 +115,7 @@ class KubernetesDiscovery:
         self._pool_problem = ""
         self._past: dict[str, WatchStatus] = {}  # of watchers that are over, by kind: totals never shrink
         self._pool = self._watch_pool() if wanted.pool_name else None
+        self._others = [self._watch_other(kind, told) for kind, told in (listeners or {}).items()]
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
@@ -122,6 +125,8 @@ class KubernetesDiscovery:
                     group.create_task(self._pool.run(), name="watch InferencePool")
                 else:
                     self._begin(PoolWants(self._wanted.selector, self._wanted.target_ports))
+                for watcher in self._others:
+                    group.create_task(watcher.run(), name=f"watch {watcher.kind}")
                 await asyncio.Event().wait()
             finally:
                 self._group = None
@@ -146,7 +151,7 @@ class KubernetesDiscovery:
 
     def _watchers(self) -> list[AnyWatcher]:
         pool: list[AnyWatcher] = [self._pool] if self._pool is not None else []
-        return pool + (self._session.watchers if self._session is not None else [])
+        return pool + (self._session.watchers if self._session is not None else []) + self._others
 
     def _missing_pool(self) -> str:
         wanted, pool = self._wanted, self._pool
@@ -295,6 +300,28 @@ class KubernetesDiscovery:
             _log.info("in step with Kubernetes", extra={"fields": {"endpoints": len(self._datastore)}})
             self._synced(True)
 
+    # --- what plugins asked for ------------------------------------------------------------------------------------------
+
+    def _watch_other(self, kind: ObjectKind, listeners: Sequence[ObjectListener]) -> Watcher[Whole]:
+        async def find() -> Resource | None:
+            return await installed.find_kind(self._api, kind, namespace=self._wanted.namespace)
+
+        def changed(resource: Resource, changes: Changes[Whole]) -> None:
+            for (namespace, name), obj in changes.items():
+                for listener in listeners:
+                    try:
+                        if obj is None:
+                            listener.object_removed(kind, namespace, name)
+                        else:
+                            listener.object_changed(kind, obj.body)
+                    except Exception:  # of a third party
+                        _log.exception(
+                            "plugin %s could not be told of %s %s/%s", listener.name, kind.kind, namespace, name
+                        )
+
+        title = f"{kind.kind}.{kind.group} for plugins" if kind.group else f"{kind.kind} for plugins"
+        return self._make_watcher(title, WholeDecoder(), find, changed, {})
+
     # --- watchers --------------------------------------------------------------------------------------------------------
 
     def _watcher(
@@ -305,9 +332,19 @@ class KubernetesDiscovery:
         changed: Callable[[Resource, Changes[T]], None],
         selectors: dict[str, str],
     ) -> Watcher[T]:
+        return self._make_watcher(kind, msgspec.json.Decoder(type), find, changed, selectors)
+
+    def _make_watcher(
+        self,
+        kind: str,
+        decoder: Decoder[T],
+        find: Callable[[], Awaitable[Resource | None]],
+        changed: Callable[[Resource, Changes[T]], None],
+        selectors: dict[str, str],
+    ) -> Watcher[T]:
         return Watcher(
             self._api,
-            Collection(kind, msgspec.json.Decoder(type)),
+            Collection(kind, decoder),
             find,
             changed,
             selectors=selectors,

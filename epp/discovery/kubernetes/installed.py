@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from epp.api import ObjectKind
 from epp.discovery.kubernetes.api import Api
 from epp.discovery.kubernetes.errors import Forbidden, NotFound
 from epp.discovery.kubernetes.resources import Resource
@@ -27,6 +28,23 @@ async def find(api: Api, group: str, plural: str, *, versions: Sequence[str], na
         return None
     except Forbidden:
         return Resource(group, versions[0], plural, namespace)
+    return None
+
+
+async def find_kind(api: Api, kind: ObjectKind, *, namespace: str) -> Resource | None:
+    """By the name of the kind; None when there is none. Raises ApiError."""
+    path = f"/apis/{kind.group}/{kind.version}" if kind.group else f"/api/{kind.version}"
+    try:
+        served = await api.fetch(path)
+    except NotFound:
+        return None
+    items = served.get("resources")
+    for item in items if isinstance(items, list) else ():
+        name = item.get("name", "")
+        if (
+            item.get("kind") == kind.kind and "/" not in name
+        ):  # what has a slash is a part of objects, such as their status
+            return Resource(kind.group, kind.version, name, namespace if item.get("namespaced") else "")
     return None
 
 

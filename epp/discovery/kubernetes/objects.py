@@ -74,3 +74,18 @@ class Custom(Object, rename="camel"):
     api_version: str = ""
     kind: str = ""
     spec: msgspec.Raw = msgspec.Raw(b"{}")
+
+
+class Whole(Object):
+    """An object with all that it has."""
+
+    body: dict[str, Any]
+
+
+class WholeDecoder:
+    """As `msgspec.json.Decoder`."""
+
+    def decode(self, raw: msgspec.Raw) -> Whole:
+        """Raises msgspec.DecodeError."""
+        body = msgspec.json.decode(raw, type=dict[str, Any])
+        return Whole(msgspec.convert(body, Object).metadata, body)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from epp.api import ObjectListener
 from epp.config import InvalidConfig, build, load_text, resolved_of
 from epp.config.environment import Environment
 from epp.config.registry import Registry
 from epp.config.resolved import Resolved
-from epp_plugins.registry import BUILTIN
+from epp_plugins.registry import BUILTIN, by_type
 from tests.support.configs import HEAD, make_environment
 
 
@@ -79,3 +80,31 @@ def test_a_source_without_extractors_is_said(source: str, reader: tuple[str, ...
 
     assert spec.extractors == reader
     assert any(warning in str(problem) for problem in resolved.warnings)
+
+
+KINDS = "type: k8s-notification-source, parameters: {group: example.com, version: v1, kind: Widget}"
+
+
+class Widgets(ObjectListener):
+    type = "widgets"
+
+
+def resolve_kinds(extractor: str) -> Resolved:
+    text = (
+        f"{HEAD}plugins: [{{type: queue-scorer}}, {{{KINDS}}}, {{type: {extractor}}}]\n"
+        f"dataLayer: {{sources: [{{pluginRef: k8s-notification-source, extractors: [{{pluginRef: {extractor}}}]}}]}}\n"
+        "schedulingProfiles: [{name: default, plugins: [{pluginRef: queue-scorer}]}]\n"
+    )
+    registry = Registry(by_type((*BUILTIN.values(), Widgets)))
+    return resolved_of(build(load_text(text, "c.yaml"), registry, make_environment()))
+
+
+def test_a_source_of_kubernetes_objects_takes_those_that_listen_to_objects() -> None:
+    spec = next(s for s in resolve_kinds("widgets").data_layer.sources if s.source == "k8s-notification-source")
+
+    assert spec.extractors == ("widgets",)
+
+
+def test_a_source_of_kubernetes_objects_takes_no_others() -> None:
+    with pytest.raises(InvalidConfig, match='expected an extractor for what "k8s-notification-source" fetches'):
+        resolve_kinds("models-data-extractor")
