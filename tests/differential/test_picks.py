@@ -18,22 +18,34 @@ pytestmark = pytest.mark.e2e
 
 @pytest.mark.parametrize("name", SCENARIOS)
 async def test_same_scores_picks_headers_metadata_and_bodies(name: str, go_epp: Path, tmp_path: Path) -> None:
-    scenario = SCENARIOS[name]
+    """The Go EPP brings its prefix index up to date beside requests, and may not have when the next one comes: what differs is
+    asked once more from the beginning, by the same numbers. A true difference is there again, at the same request."""
+    found = await _differences(SCENARIOS[name], name, go_epp, _made(tmp_path / "once"))
+    if found:
+        again = await _differences(SCENARIOS[name], name, go_epp, _made(tmp_path / "again"))
+        found = {at: text for at, text in found.items() if at in again}
+
+    assert not found, "\n".join(found.values())
+
+
+async def _differences(scenario: Scenario, name: str, go_epp: Path, folder: Path) -> dict[tuple[int, int], str]:
+    """By state and request."""
     rng = Random(name)
-    found: list[str] = []
-    async with pair(tmp_path, go_epp, scenario.config, scenario.labels) as both:
+    found: dict[tuple[int, int], str] = {}
+    async with pair(folder, go_epp, scenario.config, scenario.labels) as both:
         for state in range(scenario.states):
             loads = scenario.loads(rng, len(scenario.labels))
             await both.fleet.show(loads)
             if scenario.warms:
                 await _use_all(both, rng)
-            found += [f"state {state} {loads}: {text}" for text in await _ask(both, scenario, rng)]
+            told = await _ask(both, scenario, rng)
+            found |= {(state, number): f"state {state} {loads}: {text}" for number, text in told.items()}
+    return found
 
-    assert not found, "\n".join(found)
 
-
-async def _ask(both: Pair, scenario: Scenario, rng: Random) -> list[str]:
-    found: list[str] = []
+async def _ask(both: Pair, scenario: Scenario, rng: Random) -> dict[int, str]:
+    """What differs, by request."""
+    found: dict[int, str] = {}
     async with AsyncExitStack() as stack:
         if scenario.holds is not None:
             await _hold_some(stack, both, rng, fewest=scenario.holds)
@@ -41,8 +53,14 @@ async def _ask(both: Pair, scenario: Scenario, rng: Random) -> list[str]:
             ask = scenario.ask(rng)
             outcomes = await both.ask(ask)
             told = differences(outcomes, without=scenario.without)
-            found += [f"request {number} {ask.headers} {(ask.body or b'')[:40]!r}: {d}" for d in told]
+            if told:
+                found[number] = f"request {number} {ask.headers} {(ask.body or b'')[:40]!r}: {'; '.join(told)}"
     return found
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
 
 
 async def _use_all(both: Pair, rng: Random) -> None:
