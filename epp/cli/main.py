@@ -28,7 +28,7 @@ Commands:
   sim           simulated model servers, for tests
   version       print the version
 
-`epp COMMAND --help` lists a command's flags.
+`epp COMMAND --help` lists a command's flags. Flags without a command are those of `run`.
 """
 
 
@@ -42,6 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name in ("--version", "version"):
         print(f"epp {version()}")
         return 0
+    if name.startswith("-"):
+        # The Go EPP has no commands: what starts a container with its arguments starts ours.
+        name, rest = "run", arguments
     command = _COMMANDS.get(name)
     if command is None:
         print(f"epp: there is no command {name!r}\n\n{_USAGE}", end="", file=sys.stderr)

@@ -17,6 +17,7 @@ from epp.envoy import BootstrapOptions, bootstrap
 from epp_plugins.registry import BUILTIN
 from tests.support import chart_cases
 from tests.support.chart_cases import CASES, LABELS, NO_POOL, SIDECARS, TWO_SERVERS, gie, llm_d
+from tests.support.chart_docs import known_places
 from tests.support.charts import CHARTS, Case, ChartError, Object, Rendered, render, run_helm
 from tests.support.configs import make_environment
 from tests.support.tools import ToolMissingError
@@ -64,7 +65,7 @@ def test_containers_volumes_ports_and_probes(name: str, rendered: Mapping[str, R
     assert tuple(c["name"] for c in made.pod["containers"]) == expected.containers
     assert sorted(v["name"] for v in made.pod["volumes"]) == sorted(expected.volumes)
     assert made.service_ports == expected.ports
-    assert probes == expected.health
+    assert probes == ("liveness", expected.readiness)
     assert [p["containerPort"] for p in epp["ports"]] == [9002, 9003, 9090]
 
 
@@ -260,6 +261,29 @@ def test_both_families_come_to_the_same_but_for_labels(rendered: Mapping[str, Re
     assert one.environment.keys() == other.environment.keys()
 
 
+@pytest.mark.parametrize("chart", ["inferencepool", "standalone"])
+def test_defaults_that_are_written_out_change_nothing(chart: str, helm: None) -> None:
+    """As values files are often begun: with a copy of all defaults."""
+    defaults = yaml.safe_load((CHARTS / "epplib" / "values.yaml").read_text())
+    own = yaml.safe_load((CHARTS / chart / "values.yaml").read_text())
+    written = {**defaults, **own, "inferencePool": {**defaults["inferencePool"], **LABELS["inferencePool"]}}
+    written["inferenceExtension"] = defaults["inferenceExtension"] | own.get("inferenceExtension", {})
+
+    assert render(Case(chart, (), written)) == render(Case(chart, (), LABELS))
+
+
+def test_a_change_of_what_servers_beside_the_epp_read_brings_new_pods(helm: None) -> None:
+    def annotations(sync_s: int) -> Object:
+        config = {"MODEL_SYNC_INTERVAL_SEC": sync_s}
+        values = gie(latencyPredictor={**SIDECARS, "predictionServers": {"config": config}}, podAnnotations={"a": "b"})
+        made = render(Case("standalone", (), values)).one("Deployment")["spec"]["template"]["metadata"]
+        found: Object = made["annotations"]
+        return found
+
+    assert annotations(10) == annotations(10) != annotations(20)
+    assert annotations(10).keys() == {"a", "checksum/proxy", "checksum/latency-predictor"}
+
+
 def test_data_parallel_ports_become_ports_of_the_pool(helm: None) -> None:
     ports = [{"number": 8000}, {"number": 8001}, {"number": 8002}]
 
@@ -375,6 +399,19 @@ def test_what_cannot_work_is_refused_with_the_reason(values: Object, said: str, 
         render(Case("inferencepool", (), values))
 
     assert said in str(refused.value)
+
+
+def test_a_misspelt_value_is_refused_wherever_it_stands(helm: None) -> None:
+    """At every place where the chart itself knows all the names."""
+    places = list(known_places())
+    assert len(places) > 30
+
+    for place in places:
+        wrong: Object = {"misspelt": 1}
+        for key in reversed(place.split(".") if place else []):
+            wrong = {key: wrong}
+        with pytest.raises(ChartError, match="misspelt"):
+            render(Case("inferencepool", (), wrong))
 
 
 # --- the charts themselves -----------------------------------------------------------------------------------------------

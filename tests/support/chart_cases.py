@@ -49,7 +49,7 @@ class Expected(NamedTuple):
     ports: Mapping[str, int] = PORTS
     containers: tuple[str, ...] = ("epp",)
     volumes: tuple[str, ...] = ("plugins-config-volume", "tmp")
-    health: tuple[str, str] = ("inference-extension", "inference-extension")
+    readiness: str = "inference-extension"
     selector: str = "inferencepool"
 
 
@@ -223,7 +223,7 @@ CASES: Final[Mapping[str, tuple[Case, Expected]]] = {
         Expected(
             (*WITH_POOL, *ELECTION),
             (*POOL, *CONFIG, "--drain-timeout=105s", "--ha-enable-leader-election", "--v=1", "--tracing=false"),
-            health=("liveness", "readiness"),
+            readiness="readiness",
         ),
     ),
     "replicas that do not elect": (
@@ -231,7 +231,7 @@ CASES: Final[Mapping[str, tuple[Case, Expected]]] = {
         Expected(
             WITH_POOL,
             (*POOL, *CONFIG, DRAIN, "--ha-enable-leader-election=false", "--v=1", "--tracing=false"),
-            health=("liveness", "readiness"),
+            readiness="readiness",
             selector="llm-d-router-gateway",
         ),
     ),

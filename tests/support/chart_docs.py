@@ -73,6 +73,20 @@ def _properties(schema: dict[str, Any], whole: dict[str, Any]) -> dict[str, Any]
     return {key: value for part in (*inherited, schema.get("properties", {})) for key, value in part.items()}
 
 
+def known_places() -> Iterator[str]:
+    """Every value below which only named values may stand; empty for the top."""
+    whole = json.loads((_LIBRARY / "schema.json").read_text())
+    return _places("", whole, whole)
+
+
+def _places(path: str, schema: dict[str, Any], whole: dict[str, Any]) -> Iterator[str]:
+    below = _properties(schema, whole)
+    if below:
+        yield path
+    for key, value in below.items():
+        yield from _places(f"{path}.{key}" if path else key, value, whole)
+
+
 def _above(lines: list[str], line: int) -> str:
     found: list[str] = []
     while line and lines[line - 1].strip().startswith("# "):

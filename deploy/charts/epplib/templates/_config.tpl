@@ -63,11 +63,11 @@ plugins:
 - type: predicted-latency-producer
 - name: strict-affinity-filter
   type: prefix-cache-affinity-filter
-  parameters: {affinityThreshold: 0.99}
+  parameters: {affinityThreshold: 0.99, ttftSource: latencyPredictor, maxTTFTPenaltyMs: 5000}
 - type: slo-headroom-tier-filter
 - name: loose-affinity-filter
   type: prefix-cache-affinity-filter
-  parameters: {affinityThreshold: 0.80}
+  parameters: {affinityThreshold: 0.80, ttftSource: latencyPredictor, maxTTFTPenaltyMs: 5000}
 - type: latency-scorer
 - type: weighted-random-picker
 - type: latency-slo-admitter

@@ -89,6 +89,10 @@ NOTE: {{ . }}
 - because: there is an InferencePool, whose labels and ports count
   values: [inferenceExtension.endpointsServer.endpointSelector]
 {{- end }}
+{{- if and (not .pool.create) (eq .family "gie") }}
+- because: there is no InferencePool, so those of endpointsServer count
+  values: [inferencePool.targetPorts, inferencePool.modelServerType, inferencePool.modelServers]
+{{- end }}
 {{- if .epp.existingConfigMap }}
 - because: existingConfigMap is used
   values: [inferenceExtension.pluginsCustomConfig, inferenceExtension.pluginsConfig, router.epp.pluginsCustomConfig, router.epp.pluginsConfig]

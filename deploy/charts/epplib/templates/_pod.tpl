@@ -20,7 +20,7 @@ spec:
     metadata:
       labels:
         {{- toYaml (merge dict .selectorLabels .modeLabels .epp.podLabels) | nindent 8 }}
-      {{- with .epp.podAnnotations }}
+      {{- with include "epplib.annotations" . | fromYaml }}
       annotations:
         {{- toYaml . | nindent 8 }}
       {{- end }}
@@ -85,6 +85,18 @@ spec:
       {{- end }}
 {{- end -}}
 
+{{- /* The EPP follows its configuration; what the servers beside it are told is read once, so that changes need new pods. */ -}}
+{{- define "epplib.annotations" -}}
+{{- $annotations := dict -}}
+{{- if and .proxy.enabled (eq .proxy.mode "sidecar") -}}
+  {{- $_ := set $annotations "checksum/proxy" (include "epplib.proxyConfig" . | sha256sum) -}}
+{{- end -}}
+{{- if eq .prediction.mode "sidecars" -}}
+  {{- $_ := set $annotations "checksum/latency-predictor" (toYaml .prediction | sha256sum) -}}
+{{- end -}}
+{{- toYaml (merge dict .epp.podAnnotations $annotations) -}}
+{{- end -}}
+
 {{- /* Pods that wait for the lease are not ready while the leader stays, so waiting for them would be waiting for ever. */ -}}
 {{- define "epplib.strategy" -}}
 {{- if .epp.deploymentStrategy -}}
@@ -114,7 +126,7 @@ rollingUpdate: {maxSurge: 1, maxUnavailable: 0}
     {{- toYaml . | nindent 4 }}
     {{- end }}
   livenessProbe:
-    grpc: {port: {{ int .epp.healthPort }}, service: {{ gt .epp.replicas 1.0 | ternary "liveness" "inference-extension" }}}
+    grpc: {port: {{ int .epp.healthPort }}, service: liveness}
     initialDelaySeconds: 5
     periodSeconds: 10
   readinessProbe:

@@ -77,10 +77,11 @@ provider is the same in all of them. Defaults come from this chart's values.yaml
 {{- $sidecars := $extension.sidecars | default dict -}}
 {{- $training := $sidecars.trainingServer | default dict -}}
 {{- $prediction := $sidecars.predictionServers | default dict -}}
-{{- range list $extension $training $prediction -}}
-  {{- with .image -}}
-    {{- if hasKey . "hub" -}}{{- $_ := set . "registry" .hub -}}{{- end -}}
-    {{- if hasKey . "name" -}}{{- $_ := set . "repository" .name -}}{{- end -}}
+{{- range $path := include "epplib.images" . | fromYamlArray -}}
+  {{- $box := dict "value" dict -}}
+  {{- include "epplib.at" (dict "from" $given "path" $path "box" $box) -}}
+  {{- range $former, $name := dict "hub" "registry" "name" "repository" -}}
+    {{- if hasKey $box.value $former -}}{{- $_ := set $box.value $name (index $box.value $former) -}}{{- end -}}
   {{- end -}}
 {{- end -}}
 {{- range list "inferencePool" "router.modelServers" -}}
@@ -105,6 +106,19 @@ provider is the same in all of them. Defaults come from this chart's values.yaml
   {{- end -}}
   {{- include "epplib.put" (dict "into" $given "path" "inferenceExtension.latencyPredictor" "value" $servers) -}}
 {{- end -}}
+{{- end -}}
+
+{{- /* Where a values file may name an image. */ -}}
+{{- define "epplib.images" -}}
+{{- range $server := list "trainingServer" "predictionServers" }}
+- inferenceExtension.sidecars.{{ $server }}.image
+- inferenceExtension.latencyPredictor.{{ $server }}.image
+- router.latencyPredictor.{{ $server }}.image
+{{- end }}
+- inferenceExtension.image
+- inferenceExtension.tokenizer.image
+- router.epp.image
+- router.tokenizer.image
 {{- end -}}
 
 {{- /* The SLO guide's keys of `config`, and the variables that they stand for. */ -}}
