@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import random
 import signal
 import ssl
@@ -19,6 +20,7 @@ from epp.app_collecting import Collecting, make_collecting
 from epp.app_kubernetes import connect, is_guarded, make_discovery, make_gate
 from epp.app_leadership import Leadership
 from epp.app_reload import Reloader
+from epp.app_tracing import make_traces
 from epp.cli.http2_limits import limits
 from epp.cli.options import NO_SOURCE, RunOptions, Source, Transport, UsageError
 from epp.config import Environment, Loaded, Pipeline, Registry, build, describe, load_default, load_file, load_text
@@ -115,6 +117,7 @@ class Service:
         pipeline = build(loaded, self.registry, self.environment)
         self._leadership = Leadership(options, self._random) if options.elects_leader else None
         self.health = HealthState(leads=self._leadership.leads if self._leadership is not None else None)
+        self._traces = make_traces(options.tracing, os.environ)
         self.director = Director(
             self.datastore,
             pipeline,
@@ -128,6 +131,7 @@ class Service:
             decisions=Decisions(self.datastore.fleet, clock, keep=options.explain_decisions),
             explain_header=options.explain_header,
             latency_fields=LatencyFields(options.latency_fields),
+            tracing=self._traces.tracing if self._traces is not None else None,
         )
         self._collecting: Collecting = make_collecting(
             options, pipeline, self.datastore.fleet, clock=clock, rng=self._random
@@ -261,6 +265,8 @@ class Service:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._kube_api is not None:
             await self._kube_api.close()
+        if self._traces is not None:
+            await self._traces.close()
         await self._collecting.close()
         self._reloader.stop_background()
         await self.outside.close()

@@ -15,7 +15,7 @@ from typing import Any, Final
 from epp.api import parse_duration_s
 from epp.cli.quantity import format_bytes, format_duration, parse_bool, parse_bytes
 
-NO_EFFECT: Final = "accepted, no effect yet"
+NO_EFFECT: Final = "accepted, no effect"
 
 
 class UsageError(Exception):

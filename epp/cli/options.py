@@ -148,7 +148,7 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     verbosity: int = 2
     log_format: str = "auto"
-    tracing: bool = True
+    tracing: bool | None = None  # None: not said
     enable_pprof: bool = True
     enable_grpc_stream_metrics: bool = False
     fairness_id_metric_label_limit: int = 1000
@@ -361,7 +361,11 @@ GROUPS: Final = (
             switch("zap-devel", False, "of the Go EPP's logger", note=NO_EFFECT),
             text("zap-stacktrace-level", "", "of the Go EPP's logger", unit="LEVEL", note=NO_EFFECT),
             text("zap-time-encoding", "", "of the Go EPP's logger", unit="NAME", note=NO_EFFECT),
-            switch("tracing", True, "OpenTelemetry traces", note=NO_EFFECT),
+            switch(
+                "tracing",
+                True,
+                "OpenTelemetry traces (extra otel); unless given, only where the environment's OTEL_* say where to",
+            ),
             switch("enable-pprof", True, "profiles on the metrics port", note=NO_EFFECT),
             switch("enable-grpc-stream-metrics", False, "metrics of ext_proc streams"),
             number("fairness-id-metric-label-limit", 1000, "fairness ids that metrics tell apart"),
@@ -406,6 +410,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> RunO
         "metric_specs": _metric_specs(parsed),
         "model_server_metrics_insecure_skip_verify": values["model_server_metrics_https_insecure_skip_verify"],
         "metrics_endpoint_auth": values["metrics_endpoint_auth"] if "metrics-endpoint-auth" in parsed.given else None,
+        "tracing": values["tracing"] if "tracing" in parsed.given else None,
         "verbosity": _verbosity(parsed),
         "log_format": values["log_format"] if "log-format" in parsed.given else values["zap_encoder"] or "auto",
     }

@@ -35,7 +35,9 @@ from epp.observability.bodies import BodyWatch
 from epp.observability.explain import Decisions, Screening
 from epp.observability.metrics import Recorder
 from epp.observability.requests import RequestLog
+from epp.observability.tracing import RequestTrace, Tracing
 from epp.scheduling.observer import TIMED_EVERY
+from epp.scheduling.stopwatch import Stopwatch
 from epp.scheduling.unavailable import Removed, Unavailable
 
 _BODILESS_METHODS: Final = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
@@ -60,8 +62,10 @@ class Director:
         decisions: Decisions | None = None,
         explain_header: bool = False,
         latency_fields: LatencyFields = LatencyFields.ASKED,
+        tracing: Tracing | None = None,
     ) -> None:
         """`explain_header`: callers are trusted, and may ask for an explanation in a header of the response."""
+        self.tracing = tracing
         self.datastore = datastore
         self.pipeline = pipeline
         self.recorder = recorder
@@ -86,6 +90,7 @@ class Director:
         the completion hooks are owed.
         """
         timed = self.times_next
+        watch = None if self.tracing is None else request.state.get(RequestTrace)
         self._paths += 1
         self._read(pipeline, request, head, body)
         self._rewrite(request)
@@ -95,7 +100,7 @@ class Director:
         candidates = self._screen(pipeline, request, candidates)
         request.candidates = candidates
         endpoints = candidates.endpoints if pipeline.producers or pipeline.admitters else ()
-        waited = yield from self._produce(pipeline, request, candidates, timed=timed)
+        waited = yield from self._produce(pipeline, request, candidates, timed=timed, watch=watch)
         for admitter in pipeline.admitters:
             before = perf_counter() if timed else 0.0
             waiting = admitter.admit(request, candidates)
@@ -109,10 +114,10 @@ class Director:
             request.candidates = candidates = candidates.keep([e.alive for e in endpoints])
             if not len(candidates):
                 raise _no_endpoints(_NO_CANDIDATES, len(endpoints), (("discovery", len(endpoints)),))
-        result = self._schedule(pipeline, request, candidates, timed=timed)
+        result = self._schedule(pipeline, request, candidates, timed=timed, watch=watch)
         if "prefer" in request.headers:
             check_preference(request, result)
-        self._account(pipeline, request, result, timed=timed)
+        self._account(pipeline, request, result, timed=timed, watch=watch)
         request.payload.forget_prompts()
         destination = self._destination(request, result, body)
         request.body = b""
@@ -231,12 +236,12 @@ class Director:
         return left
 
     def _produce(
-        self, pipeline: Pipeline, request: Request, candidates: Candidates, *, timed: bool
+        self, pipeline: Pipeline, request: Request, candidates: Candidates, *, timed: bool, watch: Stopwatch | None
     ) -> Generator[Wait, None, bool]:
         """Whether a producer had to wait."""
         waited = False
         for producer in pipeline.producers:
-            before = perf_counter() if timed else 0.0
+            before = perf_counter() if timed or watch is not None else 0.0
             try:
                 waiting = producer.produce(request, candidates)
                 if waiting is not None:
@@ -246,17 +251,22 @@ class Director:
                 self.recorder.plugin_failed("DataProducer", producer, error)
             if timed:
                 self.took("DataProducer", producer, perf_counter() - before)
+            if watch is not None:
+                watch.called("DataProducer", producer.type, before)
         return waited
 
     # --- decision ----------------------------------------------------------------------------------------------------
 
     def _schedule(
-        self, pipeline: Pipeline, request: Request, candidates: Candidates, *, timed: bool
+        self, pipeline: Pipeline, request: Request, candidates: Candidates, *, timed: bool, watch: Stopwatch | None
     ) -> SchedulingResult:
-        trace = self.decisions.trace()
+        trace = told = self.decisions.trace()
+        if watch is not None:
+            told = watch.trace if trace is None else trace
+            watch.trace = told
         before = self.clock()
         try:
-            result = pipeline.scheduler.schedule(request, candidates, timed=timed, trace=trace)
+            result = pipeline.scheduler.schedule(request, candidates, timed=timed, trace=told, watch=watch)
         except Exception:
             took_s = self.clock() - before
             self.recorder.scheduled(request, took_s, None)
@@ -267,11 +277,13 @@ class Director:
         self.decisions.scheduled(request, pipeline.config_hash, candidates, trace, result, took_s)
         return result
 
-    def _account(self, pipeline: Pipeline, request: Request, result: SchedulingResult, *, timed: bool) -> None:
+    def _account(
+        self, pipeline: Pipeline, request: Request, result: SchedulingResult, *, timed: bool, watch: Stopwatch | None
+    ) -> None:
         request.result = result
         refusal: RequestError | None = None
         for hook in pipeline.pre_request:
-            before = perf_counter() if timed else 0.0
+            before = perf_counter() if timed or watch is not None else 0.0
             try:
                 hook.pre_request(request, result)
             except RequestError as error:
@@ -280,6 +292,8 @@ class Director:
                 self.recorder.plugin_failed("PreRequest", hook, error)
             if timed:
                 self.took("PreRequest", hook, perf_counter() - before)
+            if watch is not None:
+                watch.called("PreRequest", hook.type, before)
         if refusal is not None:
             raise refusal
 

@@ -70,6 +70,8 @@ class RequestExchange:
         request = self.request = Request(request_id or str(uuid.uuid4()), head.headers, received_s=director.clock())
         if not request_id:
             request.set_headers[headers.REQUEST_ID] = request.id
+        if director.tracing is not None:
+            director.tracing.begin(request)
         self._mode = head.response_body_mode
         self._headers_only = head.end_of_stream
         self._handling_s = 0.0 if director.times_next else None
@@ -86,6 +88,8 @@ class RequestExchange:
         """Note that the request is on its way. Called with the path's outcome, also when it had to wait."""
         request = self.request
         assert request is not None
+        if self._director.tracing is not None:
+            self._director.tracing.decided(request)
         # Requests without a body (lists of models, health checks) are no inference: the Go EPP does not count them either.
         if not self._headers_only:
             self._director.recorder.request_routed(request)
@@ -97,6 +101,8 @@ class RequestExchange:
         self.response.status = error.http_status
         self.response.refusal = error.code.value
         director = self._director
+        if director.tracing is not None and self.request is not None:
+            director.tracing.refused(self.request, error)
         director.recorder.request_refused(self.request, error.code)
         director.decisions.refused(self.request, self._pipeline.config_hash, error)
         if director.explain_header and (self._explained() or EXPLAINED in error.headers):
@@ -256,6 +262,12 @@ class RequestExchange:
         # Numbers that come from a plugin may be none.
         except Exception as error:
             self.failed("metrics", error)
+        if self._director.tracing is not None:
+            try:
+                self._director.tracing.end(request, response)
+            # Attributes come from plugins, too: a trace is no reason to end badly.
+            except Exception as error:
+                self.failed("tracing", error)
         self._director.decisions.ended(request, response)
         self._director.request_log.request_line(request, response, self._pipeline.config_hash)
 

@@ -29,6 +29,7 @@ from epp.api import (
     headers,
 )
 from epp.scheduling.observer import Observer
+from epp.scheduling.stopwatch import Stopwatch
 from epp.scheduling.trace import Named, Outline, ProfileRun, Trace, rule_of
 from epp.scheduling.unavailable import Unavailable
 
@@ -111,25 +112,36 @@ class Profile:
         self._picker_timer = observer.timer("Picker", picker)
 
     def run(
-        self, request: Request, candidates: Candidates, *, timed: bool = False, trace: Trace | None = None
+        self,
+        request: Request,
+        candidates: Candidates,
+        *,
+        timed: bool = False,
+        trace: Trace | None = None,
+        watch: Stopwatch | None = None,
     ) -> ProfileResult:
         """Raises NoEndpointLeft when the filters leave nothing.
 
         `timed`: tell the observer what each plugin costs. `trace` gets what the run came to; the vectors that scorers
-        returned are then kept.
+        returned are then kept. `watch` gets when each part ended.
         """
         steps: _Steps = []
+        stamps = None if watch is None else watch.begin_run()
         left = self._filter(request, candidates, steps, timed=timed) if self._filters else candidates
+        if stamps is not None:
+            stamps.append(perf_counter())
         if not len(left.rows):
             if trace is not None:
                 trace.append(ProfileRun(self._outline, candidates, left, tuple(steps)))
             raise NoEndpointLeft(self.name, len(candidates), _counts(candidates, steps))
         scores: list[Floats | None] = []
-        totals = self._score(request, left, scores, timed=timed)
+        totals = self._score(request, left, scores, timed=timed, stamps=stamps)
         before = perf_counter() if timed else 0.0
         picked = self._pick(request, left, totals)
         if timed:
             self._picker_timer(perf_counter() - before)
+        if stamps is not None:
+            stamps.append(perf_counter())
         if trace is not None:
             trace.append(ProfileRun(self._outline, candidates, left, tuple(steps), tuple(scores), totals, picked))
         return ProfileResult(picked, left, totals, self._scorer_names, scores)
@@ -152,7 +164,15 @@ class Profile:
                 left = kept
         return left
 
-    def _score(self, request: Request, candidates: Candidates, kept: list[Floats | None], *, timed: bool) -> Floats:
+    def _score(
+        self,
+        request: Request,
+        candidates: Candidates,
+        kept: list[Floats | None],
+        *,
+        timed: bool,
+        stamps: list[float] | None,
+    ) -> Floats:
         shape = candidates.rows.shape
         totals: Floats | None = None
         for step in self._scorers:
@@ -175,6 +195,8 @@ class Profile:
                 self._observer.plugin_failed("Scorer", plugin, error)
             if timed:
                 step.timer(perf_counter() - before)
+            if stamps is not None:
+                stamps.append(perf_counter())
         return totals if totals is not None else np.zeros(shape)
 
     def _pick(self, request: Request, candidates: Candidates, totals: Floats) -> tuple[Endpoint, ...]:

@@ -8,6 +8,7 @@ from time import perf_counter
 from epp.api import Candidates, Code, ProfileHandler, ProfileResult, Request, RequestError, SchedulingResult
 from epp.scheduling.observer import Observer
 from epp.scheduling.profile import NoEndpointLeft, Profile
+from epp.scheduling.stopwatch import Stopwatch
 from epp.scheduling.trace import Trace
 
 
@@ -23,27 +24,35 @@ class Scheduler:
         self._process_timer = observer.timer("ProcessProfilesResults", handler)
 
     def schedule(
-        self, request: Request, candidates: Candidates, *, timed: bool = False, trace: Trace | None = None
+        self,
+        request: Request,
+        candidates: Candidates,
+        *,
+        timed: bool = False,
+        trace: Trace | None = None,
+        watch: Stopwatch | None = None,
     ) -> SchedulingResult:
         """Raises RequestError when no profile chose an endpoint.
 
-        `timed`: tell the observer what each plugin costs. `trace` gets what each profile came to.
+        `timed`: tell the observer what each plugin costs. `trace` gets what each profile came to, `watch` when.
         """
         results: dict[str, ProfileResult | None] = {}
         failure: NoEndpointLeft | None = None
         progress = True
         while progress:
             progress = False
-            before = perf_counter() if timed else 0.0
+            before = perf_counter() if timed or watch is not None else 0.0
             names = self.handler.pick_profiles(request, results)
             if timed:
                 self._pick_timer(perf_counter() - before)
+            if watch is not None:
+                watch.called("ProfilePicker", self.handler.type, before)
             for name in names:
                 if name in results:
                     continue
                 progress = True
                 try:
-                    results[name] = self.profiles[name].run(request, candidates, timed=timed, trace=trace)
+                    results[name] = self.profiles[name].run(request, candidates, timed=timed, trace=trace, watch=watch)
                 except NoEndpointLeft as error:
                     results[name] = None
                     failure = error

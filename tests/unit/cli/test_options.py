@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 
 import pytest
 
-from epp.cli.options import HelpRequested, RunOptions, Source, UsageError, help_text, parse
+from epp.cli.flags import NO_EFFECT
+from epp.cli.options import GROUPS, HelpRequested, RunOptions, Source, UsageError, help_text, parse
 
 
 def options(line: str, **environ: str) -> RunOptions:
@@ -161,8 +163,20 @@ def test_arguments_after_two_dashes_are_no_flags() -> None:
 
 
 def test_flags_without_effect_are_accepted_and_reported() -> None:
-    assert options("--zap-devel").warnings == ("--zap-devel: accepted, no effect yet",)
+    assert options("--zap-devel").warnings == ("--zap-devel: accepted, no effect",)
     assert options("--grpc-port 1").warnings == ()
+
+
+def test_the_documentation_says_why_flags_have_no_effect() -> None:
+    said = (Path(__file__).parents[3] / "docs" / "compatibility.md").read_text()
+
+    without = [flag.name for group in GROUPS for flag in group.flags if flag.note == NO_EFFECT]
+
+    assert [name for name in without if f"`--{name}`" not in said] == []
+
+
+def test_tracing_is_left_open_unless_it_is_said() -> None:
+    assert [options(line).tracing for line in ("", "--tracing", "--tracing=false")] == [None, True, False]
 
 
 def test_which_replicas_serve_is_a_matter_of_leader_election() -> None:
@@ -191,7 +205,7 @@ def test_the_help_names_flags_defaults_and_what_has_no_effect() -> None:
     assert "  --drain-timeout DURATION\n        how long to go on serving after SIGTERM (default 30s)" in text
     assert "(default 100Mi)" in text
     assert "-v, --v N" in text
-    assert "[accepted, no effect yet]" in text
+    assert "[accepted, no effect]" in text
 
 
 # protocol.md 4.1 and plugins.md 1.5: the flags of both generations of the Go EPP.
