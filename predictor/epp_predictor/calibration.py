@@ -98,6 +98,8 @@ class Calibration:
         self._spread: dict[tuple[float, ...], Floats] = {}
         self._factors: dict[tuple[float, ...], Floats] = {}
         """By levels, those of all endpoints, until something is learnt."""
+        self._asked: set[tuple[float, ...]] = set()
+        """Levels that were asked for since."""
 
     # --- learning ---------------------------------------------------------------------------------------------------------
 
@@ -113,7 +115,7 @@ class Calibration:
         if endpoint != UNKNOWN:
             self._follow(endpoint, score, log_ratio)
         self.observations += 1
-        self._factors.clear()
+        self._forget_factors()
         rate = max(settings.fleet_rate, 1 / self.observations)
         self.fleet_offset += rate * _clipped(log_ratio - self.fleet_offset, settings.most_step)
         self._fresh += 1
@@ -145,7 +147,7 @@ class Calibration:
         self._stale.clear()
         self._fresh = 0
         self._spread.clear()
-        self._factors.clear()
+        self._forget_factors()
 
     def _grow(self, endpoints: int) -> None:
         more = max(endpoints, 2 * len(self._counts)) - len(self._counts)
@@ -156,7 +158,7 @@ class Calibration:
         self._grid = np.concatenate((self._grid, np.zeros((more, len(LEVELS)))))
         self._blend = np.concatenate((self._blend, np.zeros(more)))
         self._spread.clear()
-        self._factors.clear()
+        self._forget_factors()
 
     def forget(self, endpoint: int) -> None:
         """An endpoint has gone: free what is kept of it. What it taught about all endpoints stays."""
@@ -167,7 +169,7 @@ class Calibration:
                 values[endpoint] = 0.0
             self._lean[endpoint] = 1.0
             self._spread.clear()
-        self._factors.clear()
+        self._forget_factors()
 
     def forget_scores(self) -> None:
         """Keep the offsets, drop the spread: scores of samples that a model was fitted on are too small."""
@@ -189,13 +191,19 @@ class Calibration:
         """What to multiply `base` with, for each quantile level (0 < level < 1) and endpoint: levels by endpoints."""
         table = self._factors.get(levels)
         if table is None:
-            if len(self._counts) > _MOST_AT_ONCE:
+            # While something is learnt between any two requests, a table of all would be made for each of them.
+            if levels not in self._asked or len(self._counts) > _MOST_AT_ONCE:
+                self._asked.add(levels)
                 return self._factors_of(endpoints, levels)
             everybody = np.arange(len(self._counts) + 1)
             everybody[-1] = UNKNOWN  # where numbers end that have not been seen yet
             table = self._factors[levels] = self._factors_of(everybody, levels)
         factors: Floats = table.take(endpoints, axis=1, mode="clip")
         return factors
+
+    def _forget_factors(self) -> None:
+        self._factors.clear()
+        self._asked.clear()
 
     def _factors_of(self, endpoints: NDArray[np.intp], levels: tuple[float, ...]) -> Floats:
         spread = self._spread.get(levels)

@@ -157,3 +157,21 @@ def test_whatever_it_sees_factors_are_ordered_and_finite(seen: list[tuple[int, f
     assert np.isfinite(found).all()
     assert (found > 0).all()
     assert (np.diff(found, axis=0) >= 0).all()
+
+
+@pytest.mark.parametrize("known", [8, 2000])
+def test_factors_stay_the_same_until_something_is_learnt(known: int) -> None:
+    calibration = Calibration(endpoints=known)
+    for endpoint in range(1, 5):
+        for log_ratio in (0.1, 0.2, 0.3):
+            calibration.observe(endpoint, endpoint * log_ratio)
+    asked = np.array([3, 1, UNKNOWN, 9_999, 4])
+
+    first, *others = (calibration.factors(asked, LEVELS) for _ in range(3))
+    calibration.observe(3, -1.0)
+    afterwards = calibration.factors(asked, LEVELS)
+
+    for other in others:
+        np.testing.assert_array_equal(other, first)
+    assert (afterwards != first).any()
+    np.testing.assert_array_equal(afterwards[:, 2], afterwards[:, 3])
