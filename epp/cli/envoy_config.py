@@ -123,15 +123,9 @@ def _ip_address(value: str) -> str:
 
 
 _CLUSTERS_AND_LISTENER: Final = (
-    *("endpoint", "epp-tls", "epp-ca", "epp-server-name", "listen", "admin", "probes", "upstream"),
-    *(
-        "connect-timeout",
-        "max-connections",
-        "max-requests",
-        "upstream-http2",
-        "fresh-upstream-connections",
-        "buffer-limit",
-    ),
+    *("endpoint", "endpoint-dns", "epp-tls", "epp-ca", "epp-server-name", "listen", "admin", "probes", "upstream"),
+    *("connect-timeout", "max-connections", "max-requests", "upstream-http2", "fresh-upstream-connections"),
+    "buffer-limit",
 )
 
 GROUPS: Final = (
@@ -140,6 +134,13 @@ GROUPS: Final = (
         (
             text("config-file", "", "the same as FILE; - for standard input", unit="FILE"),
             items("endpoint", "a model server, as in epp run; may be repeated", str, unit="[NAME=]HOST:PORT[,...]"),
+            Flag(
+                "endpoint-dns",
+                "",
+                "instead of --endpoint: a name whose addresses are the model servers, as of a headless Service",
+                _address,
+                "NAME:PORT",
+            ),
             switch("allow-experimental-plugins", False, "as in epp run"),
             switch("enable-latency-predictor", False, "as in epp run"),
         ),
@@ -255,10 +256,12 @@ def _check(parsed: Parsed) -> None:
     if values["probes"] and not split_address(values["admin"])[1]:
         raise UsageError("--probes: its pages are read from the admin port, which has to be known; --admin IP:0 is not")
     override = values["upstream"] == Upstream.OVERRIDE_HOST.value
-    if override and not values["endpoint"]:
+    if override and not (values["endpoint"] or values["endpoint_dns"]):
         raise UsageError(
             "--upstream override_host: Envoy chooses among endpoints that it is given; name them, --endpoint"
         )
+    if values["endpoint"] and values["endpoint_dns"]:
+        raise UsageError("--endpoint-dns: the model servers are those of --endpoint already; give one of both")
     if values["failure_mode"] == "open" and not override:
         nowhere = "a request that no EPP has seen has no destination with --upstream original_dst"
         raise UsageError(f"--failure-mode open: {nowhere}; use override_host")
@@ -346,6 +349,7 @@ def _document(values: dict[str, Any], modes: Modes) -> JsonObject:
         # The filter and the routes are the same for either.
         upstream=Upstream.ORIGINAL_DST if filter_only else Upstream(values["upstream"]),
         endpoints=tuple(host_port(spec.address, spec.port) for spec in specs),
+        endpoints_dns=values["endpoint_dns"] or None,
         request_body=modes.request,
         response_body=modes.response,
         response_body_fraction=modes.response_fraction,

@@ -46,7 +46,8 @@ def upstream_cluster(options: BootstrapOptions | RoundRobinOptions) -> JsonObjec
     if isinstance(options, RoundRobinOptions):
         return common | _static(options.endpoints) | {"lb_policy": "ROUND_ROBIN"}
     if options.upstream is Upstream.OVERRIDE_HOST:
-        return common | _static(options.endpoints) | {"load_balancing_policy": _override_host()}
+        known = _by_name(options.endpoints_dns) if options.endpoints_dns else _static(options.endpoints)
+        return common | known | {"load_balancing_policy": _override_host()}
     return common | {
         "type": "ORIGINAL_DST",
         "lb_policy": "CLUSTER_PROVIDED",
@@ -108,6 +109,12 @@ def _common(options: BootstrapOptions | RoundRobinOptions) -> JsonObject:
 
 def _static(endpoints: Sequence[str]) -> JsonObject:
     return {"type": "STATIC", "load_assignment": _assignment(UPSTREAM_CLUSTER, endpoints)}
+
+
+def _by_name(address: str) -> JsonObject:
+    """Every address that DNS gives for the name is an endpoint, on the same port."""
+    lookup = {"type": "STRICT_DNS", "dns_lookup_family": "V4_PREFERRED"}
+    return lookup | {"load_assignment": _assignment(UPSTREAM_CLUSTER, [address])}
 
 
 def _assignment(cluster: str, addresses: Sequence[str]) -> JsonObject:

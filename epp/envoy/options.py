@@ -103,6 +103,9 @@ class BootstrapOptions(_Proxy):
     endpoints: tuple[str, ...] = ()
     """``ip:port`` of every endpoint. Needed for OVERRIDE_HOST, unused by ORIGINAL_DST."""
 
+    endpoints_dns: str | None = None
+    """Instead of `endpoints`: ``name:port`` whose addresses are looked up again and again, as of a headless Service."""
+
     request_body: BodyMode = BodyMode.FULL_DUPLEX_STREAMED
     response_body: BodyMode = BodyMode.FULL_DUPLEX_STREAMED
     response_body_fraction: float | None = None
@@ -126,7 +129,7 @@ class BootstrapOptions(_Proxy):
     def __post_init__(self) -> None:
         if self.probes_host is not None and not self.admin_port:
             raise ValueError("admin_port: the pages for probes are read from it, so it has to be known; 0 is not")
-        if self.upstream is Upstream.OVERRIDE_HOST and not self.endpoints:
+        if self.upstream is Upstream.OVERRIDE_HOST and not (self.endpoints or self.endpoints_dns):
             raise ValueError("endpoints: override_host chooses among endpoints that it is given; name at least one")
         fraction = self.response_body_fraction
         if fraction is not None and not 0 <= fraction <= 1:

@@ -70,6 +70,7 @@ VARIANTS = [
     "--listen [::]:0 --admin [::1]:0",
     "--output json --response-bodies sampled=0.1",
     "--probes [::]:19001",
+    "--upstream override_host --endpoint-dns vllm.inference.svc:8000 --failure-mode open",
 ]
 FILTERS = ["", "--response-bodies sampled=0.1", "--failure-mode open", "--request-bodies none --response-bodies none"]
 
@@ -310,6 +311,8 @@ def test_a_doubtful_choice_is_warned_of_and_made(blind: Path, capsys: pytest.Cap
         ("--epp localhost:99999", "port 99999 is not in 0..65535"),
         ("--listen example.org:80", "--listen: 'example.org' is not an IP address"),
         ("--upstream override_host", "name them, --endpoint"),
+        ("--endpoint 10.0.0.1:80 --endpoint-dns vllm:80", "--endpoint-dns: the model servers are those of --endpoint"),
+        ("--endpoint-dns vllm", "--endpoint-dns: 'vllm' is not an address"),
         ("--probes 0.0.0.0:19001 --admin 127.0.0.1:0", "--probes: its pages are read from the admin port"),
         ("--endpoint nowhere:80", "'nowhere' is neither an IP address nor localhost"),
         ("--failure-mode open", "use override_host"),

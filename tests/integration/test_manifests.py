@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.support import tools
 from tests.support.control_plane import ControlPlane
@@ -16,20 +17,43 @@ from tests.support.kube_api import ApiError, Object
 from tests.support.manifests import MANIFESTS, OVERLAYS, built, of_kind
 from tests.support.pages import Command, blocks, commands
 
-FOREIGN = """
-apiVersion: apiextensions.k8s.io/v1
-kind: CustomResourceDefinition
-metadata: {{name: {plural}.monitoring.coreos.com}}
-spec:
-  group: monitoring.coreos.com
-  scope: Namespaced
-  names: {{kind: {kind}, plural: {plural}}}
-  versions:
-    - name: v1
-      served: true
-      storage: true
-      schema: {{openAPIV3Schema: {{type: object, x-kubernetes-preserve-unknown-fields: true}}}}
-"""
+# Kinds of others, whose definitions are not here: stand-ins that take anything.
+FOREIGN = {
+    "monitoring.coreos.com/v1": ("ServiceMonitor", "PrometheusRule"),
+    "gateway.networking.k8s.io/v1": ("Gateway", "HTTPRoute"),
+    "networking.istio.io/v1": ("DestinationRule",),
+    "networking.gke.io/v1": ("HealthCheckPolicy", "GCPBackendPolicy"),
+    "gateway.envoyproxy.io/v1alpha1": ("EnvoyExtensionPolicy", "BackendTrafficPolicy", "Backend"),
+}
+APPROVAL = {"api-approved.kubernetes.io": "unapproved, a stand-in"}
+GATEWAYS = MANIFESTS.parent / "gateways"
+WITH_PODS = (
+    *(MANIFESTS / "overlays" / name for name in OVERLAYS if name != "monitoring"),
+    *sorted(path.parent for path in GATEWAYS.glob("plain-envoy/*/envoy.yaml")),
+)
+APPLIED = (
+    *WITH_PODS,
+    MANIFESTS / "overlays" / "monitoring",
+    *(GATEWAYS / name for name in ("istio", "kgateway", "gke", "envoy-gateway")),
+)
+
+
+def stand_in(group: str, version: str, kind: str) -> Object:
+    plural = (
+        f"{kind.lower().removesuffix('y')}ies" if kind.endswith("y") and not kind.endswith("ay") else f"{kind.lower()}s"
+    )
+    schema = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{plural}.{group}", "annotations": APPROVAL},
+        "spec": {
+            "group": group,
+            "scope": "Namespaced",
+            "names": {"kind": kind, "plural": plural},
+            "versions": [{"name": version, "served": True, "storage": True, "schema": schema}],
+        },
+    }
 
 
 def is_for_a_cluster(command: Command) -> bool:
@@ -51,35 +75,29 @@ def run(cluster: ControlPlane, command: str, folder: Path) -> subprocess.Complet
 
 @pytest.fixture
 def cluster(own_control_plane: ControlPlane, tmp_path: Path) -> ControlPlane:
-    """One with our definitions, and with stand-ins for kinds of the Prometheus operator that take anything."""
-    files = []
-    for kind in ("ServiceMonitor", "PrometheusRule"):
-        files.append(tmp_path / f"{kind}.yaml")
-        files[-1].write_text(FOREIGN.format(kind=kind, plural=f"{kind.lower()}s"))
-    own_control_plane.install_crds(*files, *sorted((MANIFESTS.parent / "crds").glob("infer*.yaml")))
+    """One with our definitions, and with stand-ins for kinds of others."""
+    path = tmp_path / "foreign.yaml"
+    foreign = [stand_in(*version.split("/"), kind) for version, kinds in FOREIGN.items() for kind in kinds]
+    path.write_text(yaml.safe_dump_all(foreign))
+    own_control_plane.install_crds(path, *sorted((MANIFESTS.parent / "crds").glob("infer*.yaml")))
     return own_control_plane
 
 
-def test_every_overlay_is_applied_and_comes_to_itself(cluster: ControlPlane) -> None:
-    for overlay in OVERLAYS:
-        folder = MANIFESTS / "overlays" / overlay
-        for namespace in {
-            found["metadata"]["namespace"] for found in built(folder) if "namespace" in found["metadata"]
-        }:
-            if cluster.api.find("v1", "Namespace", namespace) is None:
-                cluster.create_namespace(namespace)
-
+def test_every_folder_is_applied_and_comes_to_itself(cluster: ControlPlane) -> None:
+    for namespace in ("inference", "monitoring"):
+        cluster.create_namespace(namespace)
+    for folder in APPLIED:
         cluster.kubectl("apply", "--server-side", "--force-conflicts", "-k", str(folder))
 
         # Nothing was dropped or written otherwise: a second time there is nothing to do. Exit status 1 would be a difference.
-        assert cluster.kubectl("diff", "--server-side", "-k", str(folder)) == "", overlay
+        assert cluster.kubectl("diff", "--server-side", "-k", str(folder)) == "", folder
 
 
-@pytest.mark.parametrize("overlay", [name for name in OVERLAYS if name != "monitoring"])
-def test_pods_keep_to_the_restricted_standard(overlay: str, control_plane: ControlPlane, namespace: str) -> None:
+@pytest.mark.parametrize("folder", WITH_PODS, ids=lambda f: f.name)
+def test_pods_keep_to_the_restricted_standard(folder: Path, control_plane: ControlPlane, namespace: str) -> None:
     labels = {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}
     control_plane.api.patch("v1", "Namespace", namespace, labels)
-    [deployment] = of_kind(built(MANIFESTS / "overlays" / overlay), "Deployment")
+    [deployment] = of_kind(built(folder), "Deployment")
 
     accepted = create_pod(control_plane, deployment, namespace)
     for container in accepted["spec"]["containers"]:

@@ -291,7 +291,7 @@ def with_tables(text: str) -> str:
 def pages() -> list[Path]:
     """Every page that people read, README first."""
     named = (ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"))
-    return [*(p for p in named if p.exists()), *sorted((ROOT / "docs").glob("*.md"))]
+    return [*(p for p in named if p.exists()), *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def _row(*cells: str) -> str:
