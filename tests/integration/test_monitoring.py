@@ -25,13 +25,14 @@ from tests.support.stack import Stack, start_stack
 
 ROOT = Path(__file__).parents[2]
 MONITORING = ROOT / "deploy" / "manifests" / "overlays" / "monitoring"
+PREDICTING = ROOT / "config" / "latency-slo.yaml"
 ALERTS = ROOT / "tests" / "fixtures" / "alerts.yaml"
 COMPLETION = {"model": "sim-model", "prompt": "once upon a time " * 40, "max_tokens": 8}
 STREAM = COMPLETION | {"stream": True, "stream_options": {"include_usage": True}}
 # promtool takes the d of llm_d for days. The names are llm-d's.
 _ABOUT_LLM_D = re.compile(r"llm_d_epp_\w+ metric names should not contain abbreviated units")
 # Prometheus' own words in queries, which look like metrics.
-_METRIC = re.compile(r"\b(?:llm_d_epp|llm_epp|inference|process)_\w+")
+_METRIC = re.compile(r"\b(?:llm_d_epp|llm_epp|inference|process|leader_election)_\w+")
 
 
 def tool(wanted: tools.Tool) -> str:
@@ -137,7 +138,9 @@ async def picker_under_load(folder: Path) -> AsyncIterator[Stack]:
     async with AsyncExitStack() as running:
         servers = [SimServer(SimConfig(name=f"sim-{i}", cost=StepCost(speed=20))) for i in range(2)]
         endpoints = [(await running.enter_async_context(server)).address for server in servers]
-        stack = await running.enter_async_context(start_stack(folder, endpoints=endpoints))
+        stack = await running.enter_async_context(
+            start_stack(folder, f"--config-file={PREDICTING}", endpoints=endpoints)
+        )
         await ask(stack)
         load = asyncio.create_task(_keep_asking(stack))
         try:
