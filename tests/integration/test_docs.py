@@ -69,6 +69,7 @@ NOT_RUN: Final[Mapping[str, str]] = {
     "python -m tests.bench": "measures, which tests do not",
     "pip install llm-epp": "needs a package index",
     "helm": "needs a cluster; tests/integration/test_chart_install.py runs it with a real API server",
+    "podman": "needs a container engine; scripts/prove_container.py runs the steps without one",
     "kubectl": "needs a cluster; tests/integration/test_manifests.py runs it with a real API server",
 }
 

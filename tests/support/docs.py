@@ -267,12 +267,49 @@ def variable_table(table: tuple[Variable, ...]) -> str:
 # --- pages ---------------------------------------------------------------------------------------------------------------
 
 
+# --- sizing --------------------------------------------------------------------------------------------------------------
+
+_SIZED: Final[Mapping[str, str]] = {
+    "1 KiB, closed loop of 16": "prompts of 1 KiB",
+    "512 endpoints, 1 KiB, closed loop of 16": "prompts of 1 KiB, 512 endpoints",
+    "220 KB prompts, closed loop of 4": "prompts of 220 KB",
+    "64-token streams, bodies: all": "streamed answers of 64 tokens, with response bodies",
+    "64-token streams, bodies: none": "streamed answers of 64 tokens, without response bodies",
+    "400 KB prompt + 1,000 chunks": "prompts of 400 KB and streamed answers of 1,000 tokens, with response bodies",
+}
+
+
+def sizing_table() -> str:
+    """What a core can do, worked out from the CPU per request on the page of benchmarks."""
+    rows = [line for line in (ROOT / "docs" / "benchmarks.md").read_text().splitlines() if line.startswith("|")]
+    header = next(cells for cells in map(_cells, rows) if "epp lean" in cells)
+    figures = {cells[0]: cells[header.index("epp lean")] for cells in map(_cells, rows) if len(cells) == len(header)}
+    lines = ["| load | CPU per request | requests a second that take one core | plan for |", "|---|---:|---:|---:|"]
+    for scenario, load in _SIZED.items():
+        figure = figures[f"{scenario}: CPU per request"]
+        value, unit = figure.split()
+        most = 1e6 / float(value) / {"µs": 1, "ms": 1000}[unit]
+        lines.append(_row(load, figure, f"{_two_digits(most):,}", f"{_two_digits(most / 2):,}"))
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _cells(row: str) -> list[str]:
+    return [cell.strip() for cell in row.strip("|").split("|")]
+
+
+def _two_digits(value: float) -> int:
+    """Rounded down: nobody is promised more than was measured."""
+    step = 10 ** max(len(str(int(value))) - 2, 0)
+    return int(value) // step * step
+
+
 TABLES: Final[Mapping[str, Callable[[], str]]] = {
     "plugins": plugin_table,
     "former-plugin-types": former_table,
     "flags-without-effect": flags_without_effect,
     "extension-points": extension_point_table,
     "metrics": metric_table,
+    "sizing": sizing_table,
     "transport-limits": limits_table,
     "predictor-features": feature_table,
     "plugin-variables": plugin_variable_table,
