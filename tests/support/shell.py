@@ -23,7 +23,7 @@ from typing import Final
 from epp.cli.main import main as epp
 from tests.support.pages import Command
 
-DEADLINE_S: Final = 100.0  # for a server to be ready, and for a command
+DEADLINE_S: Final = 200.0  # for a server to be ready, and for a command
 SEEN_WITHIN_S: Final = 5.0  # for what a page shows to come about
 
 _PAGE_PORTS: Final = ("8000", "8001", "8002", "8081", "9002", "9003", "9090", "19000")
