@@ -35,8 +35,10 @@ class SloHeadroomTierFilter(Filter):
 
     def keep(self, request: Request, candidates: Candidates) -> Mask:
         prediction: LatencyPrediction | None = request.data.get(self._key)
-        headroom = headroom_of(prediction, candidates)
         everyone: Mask = np.ones(len(candidates), dtype=np.bool_)
+        if prediction is None or not (prediction.has_slo or np.isfinite(prediction.tpot_budget_ms).any()):
+            return everyone
+        headroom = headroom_of(prediction, candidates)
         if headroom is None or not headroom.asked:
             return everyone
         met = headroom.met
