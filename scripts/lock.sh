@@ -19,7 +19,7 @@ else
   out=deploy
   newest=(--upgrade)
 fi
-lock --extra predictor --extra cel --extra tokenizers -o "$out/requirements.lock" pyproject.toml
+lock --extra predictor --extra cel --extra tokenizers --extra otel -o "$out/requirements.lock" pyproject.toml
 echo 'hatchling' | lock -o "$out/build.lock" -
 if [ "$out" != deploy ]; then
   diff -q "$out/requirements.lock" deploy/requirements.lock

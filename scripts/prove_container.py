@@ -37,7 +37,7 @@ READY_WITHIN_S: Final = 60.0
 OTHERS: Final = (
     ("epp-predictor", "train", "--help"),
     ("epp-predictor", "serve", "--help"),
-    ("python3", "-c", "import cel, fastapi, scipy, tokenizers, xgboost"),
+    ("python3", "-c", "import cel, fastapi, opentelemetry.sdk, scipy, tokenizers, xgboost"),
 )
 MIRROR: Final = os.environ.get("DEBIAN_MIRROR", "http://deb.debian.org/debian")
 # What the network needs while packages are fetched, as an engine hands it in; it does not stay in the root.

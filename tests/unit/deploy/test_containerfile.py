@@ -13,7 +13,7 @@ from packaging.utils import canonicalize_name
 from scripts.prove_container import CONTAINERFILE, Step, steps
 from tests.support.manifests import ROOT
 
-EXTRAS = ("predictor", "cel", "tokenizers")
+EXTRAS = ("predictor", "cel", "tokenizers", "otel")
 
 
 def project() -> dict[str, Any]:
