@@ -235,6 +235,14 @@ CASES: Final[Mapping[str, tuple[Case, Expected]]] = {
             selector="llm-d-router-gateway",
         ),
     ),
+    "replicas that all serve": (
+        Case("inferencepool", (), gie(replicas=2, flags={"replicas-serve": "all"})),
+        Expected(
+            WITH_POOL,
+            (*POOL, *CONFIG, DRAIN, "--replicas-serve=all", "--v=1", "--tracing=false"),
+            readiness="readiness",
+        ),
+    ),
     "monitoring": (
         Case("inferencepool", (), gie(monitoring={"prometheus": {"enabled": True}})),
         Expected(
