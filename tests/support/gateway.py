@@ -81,9 +81,10 @@ class Gateway:
 
     async def _set(self, cluster: str, addresses: Sequence[str]) -> None:
         _write_endpoints(self._folder, cluster, addresses)
-        await eventually(lambda: self._addresses(cluster), lambda used: used == set(addresses), deadline_s=30)
+        await eventually(lambda: self.addresses(cluster), lambda used: used == set(addresses), deadline_s=30)
 
-    async def _addresses(self, cluster: str) -> set[str]:
+    async def addresses(self, cluster: str) -> set[str]:
+        """Those that Envoy uses for a pool or a picker."""
         async with self.session.get(f"http://{self.envoy.admin_address}/clusters?format=json") as response:
             page = await response.json(content_type=None)
         found = next(c for c in page["cluster_statuses"] if c["name"] == cluster)

@@ -68,7 +68,7 @@ def _addresses(cluster: Cluster, namespace: str, name: str) -> tuple[list[str], 
 
 
 def service_addresses(cluster: Cluster, namespace: str, service: str, port: int) -> list[str]:
-    """`ip:port` of everything ready behind a port of a Service."""
+    """`ip:port` of everything that can be asked behind a port of a Service."""
     found = cluster.api.find("v1", "Service", service, namespace=namespace)
     if found is None:
         return []
@@ -79,10 +79,13 @@ def service_addresses(cluster: Cluster, namespace: str, service: str, port: int)
         namespace=namespace,
         labelSelector=f"kubernetes.io/service-name={service}",
     )
-    return sorted(address for one in slices for address in _ready(one, port_name))
+    ready = [address for one in slices for address in _addresses_that_are("ready", one, port_name)]
+    # Where nothing else is left, what is on its way out but still answers: as kube-proxy has it (KEP-1669).
+    serving = [address for one in slices for address in _addresses_that_are("serving", one, port_name)]
+    return sorted(ready or serving)
 
 
-def _ready(endpoints: Object, port_name: str) -> list[str]:
+def _addresses_that_are(condition: str, endpoints: Object, port_name: str) -> list[str]:
     numbers = [p["port"] for p in endpoints.get("ports") or () if p.get("name", "") == port_name]
-    ready = [e for e in endpoints.get("endpoints") or () if e.get("conditions", {}).get("ready")]
-    return [f"{address}:{number}" for number in numbers for e in ready for address in e["addresses"]]
+    found = [e for e in endpoints.get("endpoints") or () if e.get("conditions", {}).get(condition)]
+    return [f"{address}:{number}" for number in numbers for e in found for address in e["addresses"]]
