@@ -166,6 +166,7 @@ class Service:
         await self._connect()
         if self._state_dir is not None:
             await self._load_state(self._state_dir)
+        self.datastore.add_listener(self.recorder)
         for collector in self._collecting.collectors:
             self.datastore.add_listener(collector)
         self._reloader.start_background()

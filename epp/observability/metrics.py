@@ -84,8 +84,14 @@ class _RequestSeries:
         self.cached_tokens = catalogue.cached_tokens.labels(*labels)
 
 
+def _attempt(target: Endpoint, model: str) -> tuple[str, ...]:
+    """Label values of a successful attempt."""
+    return "success", model, target.pod_name, target.name, target.namespace, str(target.port)
+
+
 class Recorder:
-    """Implements `epp.scheduling.observer.Observer`. `clock` is the one that stamps requests and responses."""
+    """Implements `epp.scheduling.observer.Observer`, and listens to endpoints that go. `clock` is the one that stamps requests
+    and responses."""
 
     def __init__(
         self,
@@ -110,6 +116,7 @@ class Recorder:
         self._config_hash = ""
         self._requests: dict[_Key, _RequestSeries] = {}
         self._successes: dict[tuple[Endpoint, str], Counter] = {}
+        self._attempted: dict[Endpoint, set[str]] = {}  # for which models
         self._failures: dict[tuple[str, str, type[Exception]], _Quiet] = {}
         self._unexpected = self._catalogue.unexpected_messages.labels()
         self._bodies_unread = self._catalogue.response_bodies.labels("false")
@@ -172,14 +179,25 @@ class Recorder:
 
     def _success(self, key: tuple[Endpoint, str]) -> Counter:
         target, model = key
-        child = self._catalogue.scheduler_attempts.labels(
-            "success", model, target.pod_name, target.name, target.namespace, str(target.port)
-        )
+        child = self._catalogue.scheduler_attempts.labels(*_attempt(target, model))
+        self._attempted.setdefault(target, set()).add(model)
         # Endpoints and clients' model names come and go: what is kept is bounded.
         if len(self._successes) >= COMBINATIONS:
             self._successes.clear()
         self._successes[key] = child
         return child
+
+    def endpoint_added(self, endpoint: Endpoint) -> None:
+        """Nothing is counted of it yet."""
+
+    def endpoint_relabelled(self, endpoint: Endpoint) -> None:
+        """Its labels are not shown."""
+
+    def endpoint_removed(self, endpoint: Endpoint) -> None:
+        """What was counted of it goes along: names of Pods do not come again, and their series would add up for ever."""
+        for model in self._attempted.pop(endpoint, ()):
+            self._catalogue.scheduler_attempts.drop(*_attempt(endpoint, model))
+            self._successes.pop((endpoint, model), None)
 
     def keep_models(self, names: Iterable[str]) -> None:
         """Model names from the configuration, which are told apart whatever clients ask for."""

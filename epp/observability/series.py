@@ -168,18 +168,25 @@ class Family(Child, Generic[C]):
         child = self.children.get(values)
         return child if child is not None else self._child(values)
 
+    def drop(self, *values: str) -> None:
+        """Show the child for these label values no more. One that is asked for later begins anew."""
+        self.children.pop(self._key(values), None)
+
     def _child(self, values: tuple[str, ...]) -> C:
+        key = self._key(values)
+        child = self.children.get(key)
+        if child is None:
+            child = self.children[key] = self._make()
+        return child
+
+    def _key(self, values: tuple[str, ...]) -> tuple[str, ...]:
         if len(values) != len(self.label_names):
             raise ValueError(f"{self.views[0].name}: {len(values)} label values for labels {self.label_names}")
         # Bytes of a header that are not UTF-8 arrive as surrogates, which no page can show.
         folded = [str(v).encode("utf-8", "backslashreplace").decode() for v in values]
         for position, names in self._fold_at:
             folded[position] = names.fold(folded[position])
-        key = tuple(folded)
-        child = self.children.get(key)
-        if child is None:
-            child = self.children[key] = self._make()
-        return child
+        return tuple(folded)
 
 
 def counter_family(

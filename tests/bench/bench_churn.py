@@ -25,7 +25,7 @@ def main(pods: int = 1000, rate: float = 20.0) -> int:
 def _told(report: Report, pods: int, took_s: float) -> str:
     held = (
         f"{name}: {getattr(report.early, name):.0f} early, {getattr(report.late, name):.0f} late"
-        for name in ("memory_mib", "sockets", "threads")
+        for name in ("memory_mib", "sockets", "threads", "series")
     )
     lines = [
         f"{pods} Pods replaced in {took_s:.0f} s, {report.sent} requests, {len(report.failures)} failed",

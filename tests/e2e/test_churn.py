@@ -26,5 +26,6 @@ async def test_a_hundred_pods_replaced_under_load_leave_nothing_behind(
     assert report.late.threads <= report.early.threads + 2
     # Kept connections to the Pods that are there: one for metrics each, two while it is exchanged.
     assert report.late.sockets <= report.early.sockets + AT_A_TIME
+    assert report.late.series <= report.early.series + 4 * AT_A_TIME
     # One Pod's columns, prefixes and metrics take some hundred KiB; 83 that stayed would be more than this.
     assert report.late.memory_mib <= report.early.memory_mib + 24

@@ -37,6 +37,8 @@ class Process(msgspec.Struct):
     memory_mib: float
     sockets: int
     threads: int
+    series: int
+    """On its metrics page."""
 
 
 class Report(msgspec.Struct):
@@ -72,7 +74,7 @@ async def churn(plane: ControlPlane, namespace: str, folder: Path, *, count: int
                 for number in range(AT_A_TIME, AT_A_TIME + count):
                     await _replace(plane, namespace, addresses, epp, running, ending, number)
                     if number == 2 * AT_A_TIME:
-                        early = _process(epp)
+                        early = await _process(epp)
             await epp.idle()
             return Report(
                 load.sent,
@@ -80,8 +82,8 @@ async def churn(plane: ControlPlane, namespace: str, folder: Path, *, count: int
                 sorted(server.address for server in running),
                 sorted(e["address"] for e in await epp.endpoints()),
                 await epp.in_flight(),
-                early or _process(epp),
-                _process(epp),
+                early or await _process(epp),
+                await _process(epp),
             )
     finally:
         for server in (*running, *ending):
@@ -133,7 +135,8 @@ async def _known(epp: Epp) -> set[str]:
     return {endpoint["address"] for endpoint in await epp.endpoints()}
 
 
-def _process(epp: Epp) -> Process:
+async def _process(epp: Epp) -> Process:
+    _, page = await epp.page("/metrics")
     folder = Path(f"/proc/{epp.child.pid}")
     fields = dict(line.split(":", 1) for line in (folder / "status").read_text().splitlines())
     links = [os.readlink(link) for link in _open_files(folder)]
@@ -141,6 +144,7 @@ def _process(epp: Epp) -> Process:
         memory_mib=int(fields["VmRSS"].split()[0]) / 1024,
         sockets=sum(link.startswith("socket:") for link in links),
         threads=int(fields["Threads"]),
+        series=sum(not line.startswith("#") for line in page.splitlines()),
     )
 
 

@@ -207,6 +207,29 @@ def test_scheduling_attempts_name_the_pod_and_the_endpoint() -> None:
     assert value(recorder, "inference_extension_scheduler_e2e_duration_seconds_count") == 2
 
 
+def test_an_endpoint_that_goes_takes_its_scheduling_attempts_along() -> None:
+    """Pods have names of their own: series that stayed would add up for as long as the process runs."""
+    recorder = make_recorder()
+    gone, stays = (Endpoint(f"pod-{n}", f"10.0.0.{n}", 8000, namespace="ns", pod_name=f"pod-{n}") for n in (1, 2))
+    for target in (gone, stays):
+        recorder.scheduled(make_request("a"), 0.0003, target)
+        recorder.scheduled(make_request("b"), 0.0003, target)
+
+    recorder.endpoint_removed(gone)
+
+    total = "inference_extension_scheduler_attempts_total"
+    assert b"pod-1" not in recorder.render()[0]
+    assert (
+        value(recorder, total, status="success", pod_name="pod-2", namespace="ns", port="8000", target_model_name="b")
+        == 1
+    )
+    recorder.scheduled(make_request("a"), 0.0003, gone)
+    assert (
+        value(recorder, total, status="success", pod_name="pod-1", namespace="ns", port="8000", target_model_name="a")
+        == 1
+    )
+
+
 def test_models_beyond_the_limit_are_other_but_configured_ones_keep_their_name() -> None:
     recorder = make_recorder(model_limit=3)
     for i in range(3):
