@@ -7,6 +7,7 @@ namespaces. Images are names for programs of this machine. Leaving the `with` bl
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -60,7 +61,7 @@ def images() -> tuple[Image, ...]:
     model = str(ensure_model())
     llama = (sys.executable, "-m", "epp.demo.llamacpp", "--model", model, "--host", "0.0.0.0", "--port", "8000")
     return (
-        Image("llm-epp", ("epp", "run"), environment=path, user=65532, group=65532),
+        _own_image(path),
         Image(
             "envoy",
             ("envoy",),
@@ -73,6 +74,14 @@ def images() -> tuple[Image, ...]:
         Image("model-server-sim", ("epp", "sim"), environment=path),
         Image("python", (sys.executable,), environment=path),
     )
+
+
+def _own_image(path: dict[str, str]) -> Image:
+    """What deploy/Containerfile makes: what it starts, and as whom."""
+    lines = [line.partition(" ") for line in (ROOT / "deploy" / "Containerfile").read_text().splitlines()]
+    last = {instruction: value for instruction, _, value in lines if instruction in ("ENTRYPOINT", "USER")}
+    user, _, group = last["USER"].partition(":")
+    return Image("llm-epp", tuple(json.loads(last["ENTRYPOINT"])), environment=path, user=int(user), group=int(group))
 
 
 class Cluster:
