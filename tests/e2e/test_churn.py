@@ -23,7 +23,7 @@ async def test_a_hundred_pods_replaced_under_load_leave_nothing_behind(
     assert report.failures == []
     assert report.endpoints == report.wanted
     assert report.in_flight == 0
-    assert report.late.threads <= report.early.threads + 2
+    assert report.late.threads <= report.early.threads + AT_A_TIME  # a pool of threads may still grow
     # Kept connections to the Pods that are there: one for metrics each, two while it is exchanged.
     assert report.late.sockets <= report.early.sockets + AT_A_TIME
     assert report.late.series <= report.early.series + 4 * AT_A_TIME

@@ -34,7 +34,7 @@ def model_servers(image: str, replicas: int, *args: str) -> Object:
         "args": list(args),
         "ports": [{"containerPort": 8000}],
         "readinessProbe": {"httpGet": {"path": "/health", "port": 8000}, "periodSeconds": 1},
-        "lifecycle": {"preStop": {"sleep": {"seconds": 3}}},
+        "lifecycle": {"preStop": {"sleep": {"seconds": 5}}},
     }
     labels = {"app": "vllm-llama"}
     template = {
