@@ -13,7 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -25,6 +25,7 @@ from epp.demo.processes import leashed
 from tests.support.control_plane import ADMIN_TOKEN, OFFICIAL_CRDS, ControlPlane, ControlPlaneError
 from tests.support.kube_api import Object
 from tests.support.node.network import Network, open_network
+from tests.support.node.pods import RUNNING
 from tests.support.node.settings import Image, Settings
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -138,13 +139,9 @@ class Cluster:
             pods = self.api.list("v1", "Pod", namespace=namespace)
             for pod in pods:
                 self.api.delete("v1", "Pod", pod["metadata"]["name"], namespace=namespace, grace_s=0)
-            return not pods and not any(self._processes(namespace))
+            return not pods and not any((self.folder / "pods").glob(f"{namespace}_*/{RUNNING}"))
 
         self.until(empty, f"Pods of {namespace} are left")
-
-    def _processes(self, namespace: str) -> Iterator[Path]:
-        """Volumes of Pods that are not over: the node removes them last."""
-        return (self.folder / "pods").glob(f"{namespace}_*/volumes")
 
     # --- Pods ----------------------------------------------------------------------------------------------------------
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import shutil
 import signal
 import time
 import traceback
@@ -24,6 +23,8 @@ from tests.support.node.settings import Image, Settings
 
 Object = dict[str, Any]
 
+RUNNING: Final = "running"
+"""A file in a Pod's folder, for as long as anything of the Pod runs."""
 _TOKEN_USED_FOR: Final = 0.8  # of its life, as a kubelet does
 _AGAIN_S: Final = 0.2
 _DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -74,6 +75,8 @@ class Pod:
         self._volumes = {volume["name"]: volume for volume in spec.get("volumes", ())}
 
     def start(self) -> None:
+        self._folder.mkdir(parents=True)
+        (self._folder / RUNNING).touch()
         self._task = asyncio.create_task(self._live())
         self._task.add_done_callback(_complain)
 
@@ -113,7 +116,7 @@ class Pod:
             if self._holder is not None:
                 self._holder.kill()
                 await self._holder.wait()
-            shutil.rmtree(self._folder / "volumes", ignore_errors=True)
+            (self._folder / RUNNING).unlink()
             self.done.set()
 
     async def _run(self) -> None:
