@@ -35,7 +35,7 @@ UNLEARNED: Final = (NO_BODY, NOT_STREAMED, STATUS, FAILED, GIVEN_UP, ENCODED, NO
 class Course:
     """What is kept of a request that is on its way."""
 
-    __slots__ = ("charge", "content", "decision", "prefill_decision", "record", "slo")
+    __slots__ = ("charge", "content", "decision", "prefill_decision", "record", "slo", "teaches")
 
     def __init__(
         self,
@@ -51,6 +51,7 @@ class Course:
         self.slo = slo
         self.decision = decision  # for the endpoint that generates
         self.prefill_decision = prefill_decision  # for the one that reads the prompt; mostly the same
+        self.teaches = True  # else it is only compared with its prediction
         self.content: EventContent | EveryPiece | None = None  # None: pieces are not looked into
 
     def answered(self, response: Response, payload: Payload) -> None:

@@ -41,6 +41,7 @@ from epp.api import (
     StateKeeper,
     data_key,
 )
+from epp_plugins.latency.allowance import Allowance
 from epp_plugins.latency.course import NO_BODY, Course, lesson
 from epp_plugins.latency.learner import Learner
 from epp_plugins.latency.ledger import Charge, Ledger
@@ -92,7 +93,8 @@ class PredictedLatencyProducer(
     TTFT runs from the dispatch to the first event that brings generated content, of a streamed 2xx answer; TPOT is the rest
     of the stream by the tokens that the server reports, else by events. Both are learnt from every such answer whose body the
     proxy sends, in a process of its own; answers in one piece and errors teach nothing, requests that were given up that it
-    would have taken longer. Before enough was learnt nothing is published. An SLO (`x-llm-d-slo-ttft-ms`,
+    would have taken longer. At most `maxLearntPerSec` requests a second teach; those above it are only compared with their
+    predictions. Before enough was learnt nothing is published. An SLO (`x-llm-d-slo-ttft-ms`,
     `x-llm-d-slo-tpot-ms`) that a request lacks, or that is no positive number, is infinite. The budget for TPOT is the
     tightest SLO of the request and of those that run on the endpoint, times `sloBufferFactor`; endpoints with the role prefill
     have none.
@@ -133,6 +135,7 @@ class PredictedLatencyProducer(
         max_sample_size: Annotated[int, msgspec.Meta(gt=0)] = 1000
         flush_interval_sec: Annotated[float, msgspec.Meta(gt=0)] = 1.0
         http_timeout_sec: Annotated[float, msgspec.Meta(gt=0)] = 10.0
+        max_learnt_per_sec: Annotated[float, msgspec.Meta(ge=1)] = 200.0
         sampling_mean: float = 1000.0
         max_decode_token_samples_for_prediction: int = 0
 
@@ -164,6 +167,7 @@ class PredictedLatencyProducer(
             timeout_s=params.http_timeout_sec,
         )
         self._learner = Learner(handle)
+        self._allowance = Allowance(params.max_learnt_per_sec)
         self._slos = SloReader(handle)
         self._metrics = LatencyMetrics(handle, self.type)
         self._learner.also = None if self._samples is None else self._samples.add
@@ -284,6 +288,7 @@ class PredictedLatencyProducer(
         self._ledger.dispatched(charge)
         self._running.add(target, asked.slo.tpot_ms)
         course = Course(record, charge, asked.slo, decision=decision, prefill_decision=prefill_decision)
+        course.teaches = self._allowance.take(now_s)
         request.state[self] = course
         request.data[self._record_key] = record
         self._metrics.dispatched(request, record, asked.took_s)
@@ -315,7 +320,8 @@ class PredictedLatencyProducer(
         if course.piece(chunk, self._clock()):
             self._ledger.first_token(course.charge)
             record = course.record
-            self._learner.observe(course.prefill_decision, course.charge.prefiller, ttft_ms=record.ttft_ms)
+            if course.teaches:
+                self._learner.observe(course.prefill_decision, course.charge.prefiller, ttft_ms=record.ttft_ms)
             self._metrics.first_token(request, record)
 
     def response_ending(self, request: Request, response: Response) -> None:
@@ -331,11 +337,11 @@ class PredictedLatencyProducer(
         self._running.remove(course.record.endpoint, course.slo.tpot_ms)
         course.finished(response)
         taught = lesson(course, response, request.payload, self._clock())
-        if taught.ttft_ms is not None:
+        if taught.ttft_ms is not None and course.teaches:
             self._learner.observe(
                 course.prefill_decision, course.charge.prefiller, ttft_ms=taught.ttft_ms, is_censored=taught.is_censored
             )
-        if taught.tpot_ms is not None:
+        if taught.tpot_ms is not None and course.teaches:
             self._learner.observe(
                 course.decision, course.record.endpoint, tpot_ms=taught.tpot_ms, is_censored=taught.is_censored
             )

@@ -232,6 +232,18 @@ def test_a_request_that_waited_is_looked_at_again() -> None:
     assert record.ttft_ms == pytest.approx(80)
 
 
+def test_no_more_requests_than_allowed_teach_in_a_second() -> None:
+    stage = Stage(maxLearntPerSec=10)
+    usage = Usage(prompt_tokens=1000, completion_tokens=2)
+    # All dispatched at the same moment: only then is it decided who teaches, so that slow answers do as often as quick ones.
+    requests = [stage.dispatch() for _ in range(25)]
+    for request in requests:
+        record = stage.answer(request, (50, TOKEN), (10, TOKEN), usage=usage)
+        assert record.ttft_ms is not None
+
+    assert len(stage.training.samples) == 20  # two latencies each
+
+
 # --- SLOs ----------------------------------------------------------------------------------------------------------------
 
 
