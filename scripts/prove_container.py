@@ -39,7 +39,7 @@ OTHERS: Final = (
     ("epp-predictor", "serve", "--help"),
     ("python3", "-c", "import cel, fastapi, opentelemetry.sdk, scipy, tokenizers, xgboost"),
 )
-MIRROR: Final = os.environ.get("DEBIAN_MIRROR", "http://deb.debian.org/debian")
+MIRROR: Final = os.environ.get("DEBIAN_MIRROR", "")  # else debootstrap takes its own
 # What the network needs while packages are fetched, as an engine hands it in; it does not stay in the root.
 _OF_THE_HOST: Final = ("/etc/resolv.conf", "/etc/hosts", "/etc/ssl/certs/ca-certificates.crt")
 _SEEN_BY_STEPS: Final = ("PIP_CERT", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY")
@@ -160,7 +160,7 @@ def make_root(base: str, root: Path, *, with_pip: bool) -> None:
     release = base.rpartition("-")[2]
     packages = "python3,python3-venv" if with_pip else "python3"
     subprocess.run(
-        ["debootstrap", "--variant=minbase", f"--include={packages}", release, str(root), MIRROR],
+        ["debootstrap", "--variant=minbase", f"--include={packages}", release, str(root), *filter(None, [MIRROR])],
         stdout=sys.stderr,
         check=True,
     )
