@@ -69,6 +69,21 @@ async def test_pods_come_and_go(run: Running, kube: FakeKube) -> None:
     await run.endpoints(B, C)
 
 
+async def test_a_clock_that_jumps_changes_nothing(
+    run: Running, kube: FakeKube, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine whose clock is set a day on, and back: nobody is silent, outdated or gone because of that."""
+    real = time.time
+    for number, jump_s in enumerate((86_400.0, -86_400.0, 0.0), 3):
+        monkeypatch.setattr(time, "time", lambda jump_s=jump_s: real() + jump_s)
+        kube.put(PODS, pod(f"p{number}", number))
+        await run.endpoints(A, B, *(f"10.0.0.{n}:8000" for n in range(3, number + 1)))
+
+    assert run.ready
+    assert kube.watching(PODS) == 1
+    assert all(status.lists == 1 and not status.errors for status in run.discovery.statuses() if status.kind == "Pod")
+
+
 async def test_a_pod_serves_while_it_is_ready(run: Running, kube: FakeKube) -> None:
     kube.put(PODS, pod("a", 1, ready=False))
     await run.endpoints(B)
