@@ -9,30 +9,22 @@ import argparse
 import json
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 from urllib.parse import quote
 
-_TIMEOUT_S: Final = 10.0
+from epp.cli.metrics_port import MetricsPort, Unanswered, add_flags
+
 _POLL_S: Final = 0.5
 _SHOWN_ENDPOINTS: Final = 20
 _LATENCIES: Final = {"ttft": "to the first token", "tpot": "a token"}
-
-
-class _Unanswered(Exception):
-    """The EPP gave no decision; the text says why."""
 
 
 def explain(arguments: Sequence[str]) -> int:
     """Returns the exit status."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    if not options.url.startswith(("http://", "https://")):
-        parser.error(f"--url {options.url!r}: expected http://HOST:PORT")
-    epp = _Epp(options.url.rstrip("/"), options.token_file)
+    epp = MetricsPort.of(parser, options)
     try:
         if options.follow:
             _follow(epp, as_json=options.json)
@@ -41,12 +33,12 @@ def explain(arguments: Sequence[str]) -> int:
         else:
             decisions = epp.get(f"/explain?last={options.last}")["decisions"]
             if not decisions:
-                raise _Unanswered("no request has been decided yet")
+                raise Unanswered("no request has been decided yet")
             for number, decision in enumerate(decisions):
                 if number and not options.json:
                     print()
                 _show(decision, options)
-    except _Unanswered as error:
+    except Unanswered as error:
         print(f"epp explain: {error}", file=sys.stderr)
         return 1
     return 0
@@ -61,8 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     which.add_argument("id", nargs="?", metavar="ID", help="a request's x-request-id")
     which.add_argument("--last", nargs="?", type=_count, const=1, metavar="N", help="the last decision, or the last N")
     which.add_argument("--follow", action="store_true", help="a line for each new decision, until Ctrl-C")
-    parser.add_argument("--url", default="http://127.0.0.1:9090", help="the EPP's metrics port (default: %(default)s)")
-    parser.add_argument("--token-file", metavar="FILE", help="token of an account that may read the EPP's pages")
+    add_flags(parser)
     parser.add_argument("--json", action="store_true", help="all that is known, one JSON object a line")
     parser.add_argument("--all", action="store_true", help=f"every endpoint, not only the first {_SHOWN_ENDPOINTS}")
     return parser
@@ -77,44 +68,7 @@ def _count(text: str) -> int:
 # --- asking --------------------------------------------------------------------------------------------------------------
 
 
-class _Epp(NamedTuple):
-    """The metrics port of a running EPP. The token is read for each request: such files change."""
-
-    url: str
-    token_file: str | None
-
-    def get(self, path: str) -> Any:
-        """The JSON of a page. Raises _Unanswered."""
-        address = self.url + path
-        request = urllib.request.Request(address)
-        if self.token_file is not None:
-            try:
-                request.add_header("Authorization", f"Bearer {Path(self.token_file).read_text().strip()}")
-            except (OSError, ValueError) as error:
-                raise _Unanswered(f"--token-file {self.token_file}: {error}") from error
-        try:
-            with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
-                return json.load(answer)
-        except urllib.error.HTTPError as error:
-            raise _Unanswered(_refusal(error)) from error
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "reason", None) or error
-            raise _Unanswered(f"{address} does not answer: {reason}; --url names the EPP's metrics port") from error
-
-
-def _refusal(error: urllib.error.HTTPError) -> str:
-    if error.code in (401, 403):
-        return (
-            f"{error.url} answers with status {error.code}: its pages are for accounts that may get /metrics;"
-            " --token-file names a file with the token of one"
-        )
-    try:
-        return str(json.load(error)["error"])
-    except (ValueError, KeyError, TypeError):
-        return f"{error.url} answers with status {error.code}; --url names the EPP's metrics port"
-
-
-def _follow(epp: _Epp, *, as_json: bool) -> None:
+def _follow(epp: MetricsPort, *, as_json: bool) -> None:
     number = _latest(epp)
     while True:
         newer = epp.get(f"/explain?after={number}")["decisions"]
@@ -128,7 +82,7 @@ def _follow(epp: _Epp, *, as_json: bool) -> None:
                 number = 0  # another process counts from the beginning
 
 
-def _latest(epp: _Epp) -> int:
+def _latest(epp: MetricsPort) -> int:
     """The number of the latest decision; 0 before the first."""
     found = epp.get("/explain?last=1")["decisions"]
     return int(found[-1]["number"]) if found else 0

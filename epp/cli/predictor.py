@@ -8,33 +8,27 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
-_TIMEOUT_S: Final = 30.0
+from epp.cli.metrics_port import MetricsPort, Unanswered, add_flags
+
 _TYPE: Final = "predicted-latency-producer"
 _COLUMNS: Final = ("requests", "error", "p90", "bias", "coverage", "±", "line")
-
-
-class _Nothing(Exception):
-    """There is nothing to show; the text says why."""
 
 
 def predictor(arguments: Sequence[str]) -> int:
     """Returns the exit status."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    if getattr(options, "url", "http://").split("://")[0] not in ("http", "https"):
-        parser.error(f"--url {options.url!r}: expected http://HOST:PORT")
+    options.epp = MetricsPort.of(parser, options)
     try:
         options.command(options)
     except BrokenPipeError:
         raise  # the reader of a pipe has gone
-    except (_Nothing, OSError) as error:
+    except (Unanswered, OSError) as error:
         print(f"epp predictor: {error}", file=sys.stderr)
         return 1
     return 0
@@ -50,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     judge = commands.add_parser("eval", help="error and coverage of exported observations, by load and endpoint")
     report = commands.add_parser("report", help="the same as an HTML page with pictures")
     for command in (status, export, judge, report):
-        command.add_argument("--url", default="http://127.0.0.1:9090", help="the EPP's metrics port (%(default)s)")
+        add_flags(command)
         command.add_argument("--plugin", default=_TYPE, metavar="NAME", help="the producer's name (%(default)s)")
     for command in (judge, report):
         command.add_argument("file", nargs="?", type=Path, help="what export wrote; without it the EPP is asked")
@@ -85,38 +79,21 @@ def _share(text: str) -> float:
 # --- asking --------------------------------------------------------------------------------------------------------------
 
 
-def _get(url: str, path: str) -> bytes:
-    address = url.rstrip("/") + path
-    try:
-        with urllib.request.urlopen(address, timeout=_TIMEOUT_S) as answer:
-            body: bytes = answer.read()
-            return body
-    except urllib.error.HTTPError as error:
-        try:
-            reason = str(json.load(error)["error"])
-        except (ValueError, KeyError, TypeError):
-            reason = f"{address} answers with status {error.code}; --url names the EPP's metrics port"
-        raise _Nothing(reason) from error
-    except OSError as error:
-        why = getattr(error, "reason", None) or error
-        raise _Nothing(f"{address} does not answer: {why}; --url names the EPP's metrics port") from error
-
-
 def _records(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """Observations by target, and where they come from."""
     from epp_predictor.history import BadRecords, read
 
     if options.file is None:
-        text = _get(options.url, _export_path(options)).decode()
+        text = options.epp.read(_export_path(options)).decode()
         source = f"{options.plugin} of the EPP at {options.url}"
     else:
         text, source = options.file.read_text(), str(options.file)
     try:
         found = read(text.splitlines())
     except BadRecords as error:
-        raise _Nothing(f"{source}: {error}") from error
+        raise Unanswered(f"{source}: {error}") from error
     if not any(len(records) for records in found.values()):
-        raise _Nothing(f"{source}: no latency has been observed")
+        raise Unanswered(f"{source}: no latency has been observed")
     return found, source
 
 
@@ -128,10 +105,12 @@ def _export_path(options: argparse.Namespace) -> str:
 
 
 def _status(options: argparse.Namespace) -> None:
-    page = json.loads(_get(options.url, "/debug/plugins/state"))
+    page = options.epp.get("/debug/plugins/state")
     plugin = page.get("plugins", {}).get(options.plugin)
     if plugin is None or "state" not in plugin:
-        raise _Nothing(f"there is no plugin {options.plugin!r}; a configuration or --enable-latency-predictor adds one")
+        raise Unanswered(
+            f"there is no plugin {options.plugin!r}; a configuration or --enable-latency-predictor adds one"
+        )
     state = plugin["state"]
     if options.json:
         print(json.dumps(state, indent=1))
@@ -153,7 +132,7 @@ def _status(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    body = _get(options.url, _export_path(options))
+    body = options.epp.read(_export_path(options))
     if options.output is None:
         sys.stdout.write(body.decode())
         return
