@@ -255,7 +255,9 @@ async def test_the_service_is_ready_while_there_is_a_pool_and_says_what_it_does_
     plane, here = mortal, mortal.create_namespace("served")
     kubeconfig = await asyncio.to_thread(give_rights, plane, here, ALL_RULES)
     add_pod(plane, here, 1)
-    options = loopback_options(pool_name="pool", pool_namespace=here, kubeconfig=str(kubeconfig))
+    options = loopback_options(
+        pool_name="pool", pool_namespace=here, kubeconfig=str(kubeconfig), metrics_endpoint_auth=False
+    )
     service = Service(options, load_default())
     await service.start()
     try:

@@ -22,13 +22,14 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from epp.extproc.gen import ext_proc_pb2
 from epp.server.gen import health_pb2
 from epp_plugins.gen import vertexai_prediction_pb2, vllm_engine_pb2
+from tests.support.envoy_protos import know
 
 ROOT = Path(__file__).resolve().parents[2]
 STUBS: list[ModuleType] = [ext_proc_pb2, health_pb2, vllm_engine_pb2, vertexai_prediction_pb2]
 
 EXT_PROC = "envoy.service.ext_proc.v3"
-for original in (f"{EXT_PROC}.external_processor_pb2", "grpc_health.v1.health_pb2", "google.api.httpbody_pb2"):
-    importlib.import_module(original)
+importlib.import_module("grpc_health.v1.health_pb2")
+know()
 
 # Where the original of each of our messages lives: package of the original -> messages.
 ORIGINALS = {
@@ -388,13 +389,14 @@ def test_ours_and_the_originals_live_in_one_process(first: str) -> None:
         "from epp_plugins.gen import vllm_engine_pb2, vertexai_prediction_pb2",
     ]
     theirs = [
-        f"from {EXT_PROC} import external_processor_pb2",
+        "from tests.support.envoy_protos import know; know()",
         "from grpc_health.v1 import health_pb2 as grpc_health_pb2",
-        "from google.api import httpbody_pb2",
     ]
     use = [
         "body = ext_proc_pb2.HttpBody(body=b'x').SerializeToString()",
-        "print(external_processor_pb2.HttpBody.FromString(body).body)",
+        "from google.protobuf import descriptor_pool, message_factory",
+        f"original = descriptor_pool.Default().FindMessageTypeByName('{EXT_PROC}.HttpBody')",
+        "print(message_factory.GetMessageClass(original).FromString(body).body)",
     ]
     lines = (ours + theirs if first == "ours" else theirs + ours) + use
     done = subprocess.run(
