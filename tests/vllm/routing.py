@@ -24,6 +24,7 @@ import yaml
 from epp.demo.client import Answer, Target, ask, play
 from epp.demo.envoy import Envoy, start_envoy
 from epp.demo.processes import Children
+from epp.demo.stack import requests_served
 from epp.demo.summary import Summary, percentile, summarize
 from epp.demo.workload import Conversation, Size, Turn, make_load
 from epp.envoy.bootstrap import bootstrap, round_robin_bootstrap
@@ -97,24 +98,9 @@ def load(size: Size, salt: str) -> tuple[Conversation, ...]:
     )
 
 
-async def served(envoy: Envoy) -> dict[str, int]:
-    """Requests that Envoy has sent to each server."""
-    url = f"http://{envoy.admin_address}/clusters?format=json"
-    async with aiohttp.ClientSession() as http, http.get(url) as reply:
-        page = await reply.json()
-    counts: dict[str, int] = {}
-    for cluster in page["cluster_statuses"]:
-        for host in cluster.get("host_statuses", []):
-            address = host["address"]["socket_address"]
-            stats = {s["name"]: int(s.get("value", 0)) for s in host["stats"]}
-            name = f"{address['address']}:{address['port_value']}"
-            counts[name] = counts.get(name, 0) + stats.get("rq_total", 0)
-    return counts
-
-
 async def run_policy(
     policy: str, servers: Vllm, size: Size, *, salt: str, folder: Path
-) -> tuple[Summary, list[Answer], Epp | None]:
+) -> tuple[Summary, list[Answer]]:
     """Play the load once."""
     async with routed(policy, servers.host_ports, folder) as (envoy, epp):
         target = Target(envoy.url, "tiny", salt)
@@ -123,13 +109,13 @@ async def run_policy(
                 turn = Turn("warm-up", 0.0, f"good morning {salt} {number}", streamed=True, max_tokens=2)
                 messages = [{"role": "user", "content": turn.text}]
                 await ask(http, target, turn, request_id=f"warm-{number}", late_ms=0.0, messages=messages)
-        before = await served(envoy)
+        names = {host_port: host_port for host_port in servers.host_ports}
+        before = await requests_served(envoy, names)
         answers = await play(load(size, salt), target, on_answer=lambda answer: None)
-        after = await served(envoy)
+        after = await requests_served(envoy, names)
         if epp is not None:
             await epp.idle()
-        counts = {name: after.get(name, 0) - before.get(name, 0) for name in servers.host_ports}
-        return summarize(answers, counts), answers, epp
+        return summarize(answers, {name: after[name] - before[name] for name in names}), answers
 
 
 def busiest(summary: Summary) -> float:
@@ -167,7 +153,7 @@ async def compare(policies: Sequence[str], size: Size, rounds: int, folder: Path
             for policy in turned:
                 salt = f"{number}{policies.index(policy)}{random.randrange(10**6)}"
                 place = _made(folder / f"{number}-{policies.index(policy)}")
-                summary, answers, _ = await run_policy(policy, servers, size, salt=salt, folder=place)
+                summary, answers = await run_policy(policy, servers, size, salt=salt, folder=place)
                 results[policy].append(summary)
                 said = next((a.error for a in answers if a.error), "")
                 _say(
