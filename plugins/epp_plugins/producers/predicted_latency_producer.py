@@ -51,13 +51,14 @@ from epp_plugins.latency.running_slos import RunningSlos
 from epp_plugins.latency.slo import SloReader
 from epp_plugins.latency_servers.prediction_client import NoPrediction, PredictionClient
 from epp_plugins.latency_servers.servers import prediction_client, training_client
+from epp_plugins.roles import prefill_endpoint
 from epp_predictor.features import POD_TYPES
 from epp_predictor.predictor import Decision, Prediction
 
 _POLL_S: Final = 1.0
 _STALE_S: Final = 0.02
 """A request that waited longer than this between prediction and pick is looked at again."""
-_PREFILL: Final = "prefill"  # profile and role
+_PREFILL: Final = "prefill"  # role
 _LONGEST_S: Final = 60.0
 _MOST_ROWS: Final = 10_000  # that servers take at once
 _BODILESS: Final = 100  # responses without bodies, and none with one, before somebody is told
@@ -267,7 +268,8 @@ class PredictedLatencyProducer(
         if not isinstance(asked, _Asked):
             return
         now_s = self._clock()
-        target, reader = result.target, _prefill_endpoint(result)
+        target = result.target
+        reader = prefill_endpoint(result) or target
         if now_s - asked.made_s > _STALE_S and not asked.is_from_server:
             # What was seen when it was predicted is no longer what the pick has seen.
             asked.candidates = request.candidates or asked.candidates
@@ -464,15 +466,6 @@ class PredictedLatencyProducer(
                 for endpoint in self.handle.fleet.candidates()
             },
         }
-
-
-def _prefill_endpoint(result: SchedulingResult) -> Endpoint:
-    """The endpoint that reads the prompt: the destination, where no profile `prefill` picked another."""
-    if len(result.profiles) > 1:
-        prefill = result.profiles.get(_PREFILL)
-        if prefill is not None and prefill.endpoints:
-            return prefill.endpoints[0]
-    return result.target
 
 
 def _place(candidates: Candidates, endpoint: Endpoint) -> int:

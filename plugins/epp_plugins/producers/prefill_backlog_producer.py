@@ -35,8 +35,8 @@ from epp.api import (
 )
 from epp_plugins.latency.content import EventContent
 from epp_plugins.prefill_lines import Line, PrefillLines, Prompt
+from epp_plugins.roles import prefill_endpoint
 
-_PREFILL: Final = "prefill"  # profile whose endpoint reads the prompt, where there is one
 # After a response whose first token went by unseen: how many must be seen until every one is expected to be seen again.
 _SEEN_IN_A_ROW: Final = 64
 # A page may tell of the step before the one that was running when it was read.
@@ -150,10 +150,9 @@ class PrefillBacklogProducer(
         way: _Way | None = request.state.get(self)
         if way is None or way.prompt is not None:
             return
-        prefill = result.profiles.get(_PREFILL)
-        reads_elsewhere = prefill is not None and bool(prefill.endpoints)
-        endpoint = prefill.endpoints[0] if prefill is not None and reads_elsewhere else result.target
-        way.is_sent_on = reads_elsewhere or bool(result.destination)
+        reader = prefill_endpoint(result)
+        endpoint = result.target if reader is None else reader
+        way.is_sent_on = reader is not None or bool(result.destination)
         self._send(way, endpoint, watched=request.payload.streaming and not self._unseen)
 
     def _send(self, way: _Way, endpoint: Endpoint, *, watched: bool) -> None:
