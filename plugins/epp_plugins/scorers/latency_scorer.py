@@ -22,7 +22,7 @@ from epp.api import (
     Scorer,
     data_key,
 )
-from epp_plugins.composite import composite
+from epp_plugins.composite import cached_share, composite
 from epp_plugins.headroom import Headroom, from_0_to_1, headroom_of
 
 Weight = Annotated[float, msgspec.Meta(ge=0)]
@@ -92,15 +92,8 @@ class LatencyScorer(Scorer):
         return scores
 
     def _composite(self, request: Request, candidates: Candidates) -> Floats:
-        params = self.params
         match: PrefixMatch | None = request.data.get(self._prefix_key)
-        return composite(
-            candidates,
-            match,
-            kv=params.composite_kv_weight,
-            queue=params.composite_queue_weight,
-            prefix=params.composite_prefix_weight,
-        )
+        return composite(candidates, cached_share(candidates, match), self.params)
 
 
 def _best_of_the_missing(headroom: Headroom, candidates: Candidates) -> Mask:

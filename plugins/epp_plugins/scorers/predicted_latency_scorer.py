@@ -22,7 +22,7 @@ from epp.api import (
     Scorer,
     data_key,
 )
-from epp_plugins.composite import composite
+from epp_plugins.composite import cached_share, composite
 from epp_plugins.headroom import Headroom, from_0_to_1, headroom_of
 
 Weight = Annotated[float, msgspec.Meta(ge=0)]
@@ -79,11 +79,9 @@ class PredictedLatencyScorer(Scorer):
         headroom = None
         if self._strategy != "composite-only":
             headroom = headroom_of(self._buffered(request.data.get(self._prediction_key)), candidates)
-        weights = self._composite(candidates, match)
+        cached = cached_share(candidates, match)
+        weights = composite(candidates, cached, self.params)
         if headroom is not None:
-            cached = np.zeros(len(candidates))
-            if match is not None and match.total_blocks:
-                cached = match.matched_blocks[candidates.rows] / match.total_blocks
             weights = self._weights(headroom, candidates, cached, weights)
         chosen = np.zeros(len(candidates))
         chosen[self._choose(weights)] = 1.0
@@ -142,16 +140,6 @@ class PredictedLatencyScorer(Scorer):
         weights = np.zeros(len(tier))
         weights[tier] = np.floor((1.0 - blended) * 80.0) + 2.0
         return weights
-
-    def _composite(self, candidates: Candidates, match: PrefixMatch | None) -> Floats:
-        params = self.params
-        return composite(
-            candidates,
-            match,
-            kv=params.composite_kv_weight,
-            queue=params.composite_queue_weight,
-            prefix=params.composite_prefix_weight,
-        )
 
     def _choose(self, weights: Floats) -> int:
         total = float(weights.sum())
