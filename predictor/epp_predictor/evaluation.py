@@ -7,7 +7,7 @@ the first part through uncached tokens (the request's own and those in flight): 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from epp_predictor.features import COLUMN, Floats
 from epp_predictor.history import Records
 from epp_predictor.predictor import Predictor
-from epp_predictor.samples import row
+from epp_predictor.samples import CENSORED, ENDPOINT, FIRST_FEATURE, OBSERVED, TIME, WIDTH
 from epp_predictor.trainer import Trainer, TrainerSettings
 
 INTERVAL: Final = 0.9
@@ -85,20 +85,16 @@ def trained_again(
 ) -> Evaluation | None:
     """Fit on the first `share` of the records, judge on the rest in order, learning only offsets and spreads on the way, as a
     serving process does. None where there is too little to learn from."""
-    rows = np.array(
-        [
-            row(f, 1, **{f"{records.target}_ms": ms, _OTHER[records.target]: np.nan}, time_s=t, is_censored=bool(c))
-            for f, ms, t, c in zip(records.features, records.observed_ms, records.time_s, records.censored, strict=True)
-        ]
-    )
-    names = sorted(set(records.endpoint.tolist()))
     first = np.arange(len(records)) < int(share * len(records))
     if first.sum() < _FEWEST or (~first).sum() < _FEWEST:
         return None
     predictor = Predictor(interval=INTERVAL)
-    numbers = {name: predictor.endpoint(name) for name in names}
-    endpoints = np.array([numbers[name] for name in records.endpoint.tolist()], dtype=np.intp)
-    rows[:, 1] = endpoints
+    endpoints = np.array([predictor.endpoint(name) for name in records.endpoint.tolist()], dtype=np.intp)
+    rows = np.zeros((len(records), WIDTH))
+    rows[:, TIME], rows[:, ENDPOINT], rows[:, CENSORED] = records.time_s, endpoints, records.censored
+    rows[:, list(OBSERVED.values())] = np.nan
+    rows[:, OBSERVED[records.target]] = records.observed_ms
+    rows[:, FIRST_FEATURE:] = records.features
     trainer = Trainer(settings or TrainerSettings(max_age_s=np.inf))
     trainer.add(rows[first], float(records.time_s[first][-1]))
     snapshot = trainer.train(float(records.time_s[first][-1])).snapshot
@@ -118,21 +114,8 @@ def trained_again(
         else:
             predictor.observe(prediction.keep(0), tpot_ms=observed_ms)
     line = _line(records.where(first & ~records.censored))
-    again = Records(
-        judged.target,
-        judged.time_s,
-        judged.endpoint,
-        judged.observed_ms,
-        said[:, 0],
-        said[:, 1],
-        said[:, 2],
-        judged.censored,
-        judged.features,
-    )
+    again = replace(judged, predicted_ms=said[:, 0], low_ms=said[:, 1], high_ms=said[:, 2])
     return _evaluate(again, line)
-
-
-_OTHER: Final = {"ttft": "tpot_ms", "tpot": "ttft_ms"}
 
 
 def _evaluate(records: Records, line: Floats) -> Evaluation:
