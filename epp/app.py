@@ -19,6 +19,7 @@ from epp.api import ConfigError, Plugin, host_port
 from epp.app_collecting import Collecting, make_collecting
 from epp.app_kubernetes import connect, is_guarded, make_discovery, make_gate
 from epp.app_leadership import Leadership
+from epp.app_readiness import hindrances
 from epp.app_reload import Reloader
 from epp.app_tracing import make_traces
 from epp.cli.http2_limits import limits
@@ -116,7 +117,9 @@ class Service:
         self.registry = make_registry(options.plugin_defaults)
         pipeline = build(loaded, self.registry, self.environment)
         self._leadership = Leadership(options, self._random) if options.elects_leader else None
-        self.health = HealthState(leads=self._leadership.leads if self._leadership is not None else None)
+        self.health = HealthState(
+            leads=self._leadership.leads if self._leadership is not None else None, hindrances=self._hindrances
+        )
         self._traces = make_traces(options.tracing, os.environ)
         self.director = Director(
             self.datastore,
@@ -287,6 +290,10 @@ class Service:
             *(f"objects: {p}" for p in objects),
             *(f"state: {p}" for p in state),
         ]
+
+    def _hindrances(self) -> Iterator[str]:
+        app_protocol = self._kubernetes.app_protocol if self._kubernetes is not None else ""
+        return hindrances(self.director.pipeline, app_protocol=app_protocol)
 
     @property
     def metrics_port(self) -> int:

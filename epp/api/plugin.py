@@ -139,6 +139,8 @@ class Parser(Plugin):
     """
 
     reads_body: ClassVar[bool] = True
+    app_protocols: ClassVar[Sequence[str]] = ()
+    """What an InferencePool's `appProtocol` may be for its servers to be sent such requests; empty: anything."""
 
     def paths(self) -> Sequence[str]:
         """Path suffixes that this parser claims (`chat/completions`); none at all: a fallback for every path."""
@@ -437,4 +439,12 @@ class StateDumper(Plugin):
 
     def dump_state(self) -> object:
         """Anything that can be written as JSON."""
+        raise NotImplementedError
+
+
+class ReadinessChecker(Plugin):
+    """Keeps requests away until it is ready: health says NOT_SERVING, and /readyz says why."""
+
+    def not_ready(self) -> str:
+        """Why no requests should come yet; empty when they may. Asked at each health check, so it must be cheap."""
         raise NotImplementedError

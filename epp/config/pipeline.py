@@ -17,6 +17,7 @@ from epp.api import (
     Parser,
     Plugin,
     PreRequest,
+    ReadinessChecker,
     RequestError,
     RequestHeaderProcessor,
     ResponseComplete,
@@ -88,6 +89,7 @@ class Pipeline:
         "plugins",
         "pre_request",
         "producers",
+        "readiness_checkers",
         "request_header",
         "response_complete",
         "response_ending",
@@ -130,6 +132,7 @@ class Pipeline:
         self.response_complete = _filling(ResponseComplete, everyone)
         self.endpoint_listeners = _filling(EndpointListener, everyone)
         self.background = _filling(Background, everyone)
+        self.readiness_checkers = _filling(ReadinessChecker, everyone)
 
 
 def _filling(point: type[P], plugins: Iterable[Plugin]) -> tuple[P, ...]:

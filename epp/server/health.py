@@ -7,7 +7,7 @@ deleted, or not found yet, is no reason to restart the process.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import msgspec
@@ -31,15 +31,16 @@ class Serving(enum.IntEnum):
 
 
 class HealthState(msgspec.Struct):
-    """What is known of the process. `unready_plugins` are the names of plugins that say that they are not ready.
+    """What is known of the process. `hindrances` are reasons of others why requests should not come.
 
-    `leads` is asked at every check, because a leader whose time is over may not get to say so; None: there is no election.
+    They and `leads` are asked at every check, because a leader whose time is over may not get to say so. `leads` is None
+    where there is no election.
     """
 
     synced: bool = False
     leads: Callable[[], bool] | None = None
     draining: bool = False
-    unready_plugins: tuple[str, ...] = ()
+    hindrances: Callable[[], Iterable[str]] = tuple
 
     def problems(self) -> list[str]:
         """Why requests should not come here; empty when they may."""
@@ -50,7 +51,7 @@ class HealthState(msgspec.Struct):
             found.append("leader election: another replica is the leader")
         if self.draining:
             found.append("shutdown: draining")
-        found.extend(f"plugin {name}: not ready" for name in self.unready_plugins)
+        found.extend(self.hindrances())
         return found
 
     @property

@@ -12,10 +12,10 @@ import aiohttp
 import pytest
 
 from epp.app import Service
-from epp.config import load_default
+from epp.config import load_default, load_text
 from epp.discovery.kubernetes.discovery import Wanted
 from epp.discovery.kubernetes.watcher import Timing
-from epp.server.health import READINESS, Serving
+from epp.server.health import LIVENESS, READINESS, Serving
 from tests.support.control_plane import OFFICIAL_CRDS, ControlPlane
 from tests.support.kube_api import Object
 from tests.support.kube_discovery import Running, running
@@ -25,6 +25,14 @@ from tests.support.tools import ToolMissingError
 
 POOL = "inference.networking.k8s.io/v1", "InferencePool"
 PATIENT = Timing(first_retry_s=0.01, last_retry_s=0.2, absent_s=0.2, denied_s=0.2, silence_s=60.0, page_size=3)
+
+GRPC_CONFIG = """\
+apiVersion: llm-d.ai/v1alpha1
+kind: EndpointPickerConfig
+plugins: [{type: vllmgrpc-parser}, {type: queue-scorer}]
+requestHandler: {parsers: [{pluginRef: vllmgrpc-parser}]}
+schedulingProfiles: [{name: default, plugins: [{pluginRef: queue-scorer}]}]
+"""
 
 # What docs/kubernetes.md says is needed.
 POOLS_RULE = {"apiGroups": ["inference.networking.k8s.io"], "resources": ["inferencepools"], "verbs": ["list", "watch"]}
@@ -278,6 +286,33 @@ async def test_the_service_is_ready_while_there_is_a_pool_and_says_what_it_does_
             page = await (await http.get(readyz.replace("readyz", "metrics"))).text()
             assert 'llm_epp_kubernetes_age_seconds{kind="Pod"}' in page
             assert [e.host_port for e in service.datastore.endpoints] == addresses(1)
+    finally:
+        await service.stop()
+
+
+async def test_a_pool_that_speaks_what_the_parser_does_not_keeps_requests_away(
+    plane: ControlPlane, namespace: str
+) -> None:
+    """gRPC needs HTTP/2: a gateway that speaks HTTP/1.1 to the Pods could not pass such requests on."""
+    kubeconfig = await asyncio.to_thread(give_rights, plane, namespace, ALL_RULES)
+    plane.api.create(pool_in(namespace))
+    add_pod(plane, namespace, 1)
+    options = loopback_options(
+        pool_name="pool", pool_namespace=namespace, kubeconfig=str(kubeconfig), metrics_endpoint_auth=False
+    )
+    service = Service(options, load_text(GRPC_CONFIG, "grpc.yaml"))
+    await service.start()
+    try:
+        readyz = f"http://127.0.0.1:{service.metrics_port}/readyz"
+        async with aiohttp.ClientSession() as http:
+            await _until_says(http, readyz, 503, "plugin vllmgrpc-parser: the pool's appProtocol is http")
+            assert service.health.check(READINESS) is Serving.NOT_SERVING
+            assert service.health.check(LIVENESS) is Serving.SERVING
+
+            spec = {"appProtocol": "kubernetes.io/h2c"}
+            plane.api.patch(*POOL, "pool", {"spec": spec}, namespace=namespace)
+            await _until_says(http, readyz, 200, "ok")
+            assert service.health.check(READINESS) is Serving.SERVING
     finally:
         await service.stop()
 

@@ -131,6 +131,11 @@ class KubernetesDiscovery:
             finally:
                 self._group = None
 
+    @property
+    def app_protocol(self) -> str:
+        """What the pool's servers speak; empty where nobody says."""
+        return "" if self._session is None else self._session.wants.app_protocol
+
     # --- how it fares ----------------------------------------------------------------------------------------------------
 
     def notes(self) -> list[str]:

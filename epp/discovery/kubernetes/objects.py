@@ -61,7 +61,7 @@ class PoolSpec(msgspec.Struct, rename="camel"):
     selector: dict[str, Any]
     target_ports: list[TargetPort] | None = None
     target_port_number: int | None = None
-    app_protocol: str = "http"
+    app_protocol: str = ""
 
 
 class InferencePool(Object):

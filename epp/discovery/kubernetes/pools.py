@@ -17,7 +17,7 @@ class PoolWants(msgspec.Struct, frozen=True):
 
     selector: str
     target_ports: tuple[int, ...]
-    app_protocol: str = "http"
+    app_protocol: str = ""  # `http` or `kubernetes.io/h2c`; empty: it says nothing
 
 
 class PoolError(Exception):

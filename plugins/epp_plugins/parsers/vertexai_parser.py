@@ -54,6 +54,7 @@ class VertexAIParser(Parser):
     """Reads ChatCompletions as a chat request and the raw predictions as Responses requests; other methods pass unread."""
 
     type = "vertexai-parser"
+    app_protocols = ("kubernetes.io/h2c",)
 
     def paths(self) -> Sequence[str]:
         return tuple(suffix for suffix, _ in _METHODS)

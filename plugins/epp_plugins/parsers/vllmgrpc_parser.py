@@ -23,6 +23,7 @@ class VLLMGrpcParser(Parser):
     """Reads Generate and Embed; other methods of the service pass unread, and their responses are of no interest."""
 
     type = "vllmgrpc-parser"
+    app_protocols = ("kubernetes.io/h2c",)
 
     def paths(self) -> Sequence[str]:
         return (_GENERATE, _EMBED, *_UNREAD)

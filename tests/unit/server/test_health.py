@@ -9,7 +9,7 @@ UP, DOWN, UNKNOWN = Serving.SERVING, Serving.NOT_SERVING, Serving.SERVICE_UNKNOW
 NOT_SYNCED = HealthState()
 READY = HealthState(synced=True)
 DRAINING = HealthState(synced=True, draining=True)
-WAITING = HealthState(synced=True, unready_plugins=("predictor",))
+WAITING = HealthState(synced=True, hindrances=lambda: ["plugin predictor: has no model"])
 FOLLOWER = HealthState(synced=True, leads=lambda: False)
 LEADER = HealthState(synced=True, leads=lambda: True)
 EMPTY_LEADER = HealthState(leads=lambda: True)
@@ -40,7 +40,7 @@ def test_the_list_has_the_probes_of_replicas_only_with_leader_election() -> None
 
 
 def test_problems_name_each_component_that_is_not_ready() -> None:
-    state = HealthState(leads=lambda: False, draining=True, unready_plugins=("a", "b"))
+    state = HealthState(leads=lambda: False, draining=True, hindrances=lambda: ["plugin a: x", "plugin b: y"])
 
     assert [problem.partition(":")[0] for problem in state.problems()] == [
         "endpoints",
