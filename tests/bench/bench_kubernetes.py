@@ -126,16 +126,15 @@ class Server:
 
 
 class Stand:
-    """A discovery that follows the Pods of `url`."""
+    """A discovery at work, and when each Pod went."""
 
-    def __init__(self, url: str, api: Api) -> None:
-        self.url = url
+    def __init__(self, api: Api, wanted: Wanted) -> None:
         self.datastore = Datastore()
         self.synced = asyncio.Event()
         self.gone_at_s: dict[str, float] = {}
         self.discovery = KubernetesDiscovery(
             api,
-            Wanted("default", selector="app=vllm", target_ports=(8000,)),
+            wanted,
             self.datastore,
             synced=lambda _: self.synced.set(),
             clock=monotonic,
@@ -153,7 +152,7 @@ class Stand:
 
     @property
     def pods(self) -> WatchStatus:
-        return next(iter(self.discovery.statuses()))
+        return next(status for status in self.discovery.statuses() if status.kind == "Pod")
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -165,17 +164,9 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 @asynccontextmanager
-async def following(url: str, folder: Path) -> AsyncIterator[Stand]:
-    config = {
-        "current-context": "bench",
-        "clusters": [{"name": "bench", "cluster": {"server": url}}],
-        "users": [{"name": "bench", "user": {"token": "t"}}],
-        "contexts": [{"name": "bench", "context": {"cluster": "bench", "user": "bench"}}],
-    }
-    path = folder / "kubeconfig"
-    path.write_text(yaml.safe_dump(config))
-    api = await Api.connect(Source(str(path), environ={}))
-    stand = Stand(url, api)
+async def following(kubeconfig: Path, wanted: Wanted) -> AsyncIterator[Stand]:
+    api = await Api.connect(Source(str(kubeconfig), environ={}))
+    stand = Stand(api, wanted)
     task = asyncio.create_task(stand.discovery.run())
     try:
         yield stand
@@ -185,9 +176,22 @@ async def following(url: str, folder: Path) -> AsyncIterator[Stand]:
         await api.close()
 
 
-async def figures(url: str, folder: Path, pods: int) -> dict[str, float]:
+def write_kubeconfig(url: str, folder: Path) -> Path:
+    config = {
+        "current-context": "bench",
+        "clusters": [{"name": "bench", "cluster": {"server": url}}],
+        "users": [{"name": "bench", "user": {"token": "t"}}],
+        "contexts": [{"name": "bench", "context": {"cluster": "bench", "user": "bench"}}],
+    }
+    path = folder / "kubeconfig"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+async def figures(url: str, kubeconfig: Path, pods: int) -> dict[str, float]:
+    wanted = Wanted("default", selector="app=vllm", target_ports=(8000,))
     began_s, began_cpu_s = monotonic(), process_time()
-    async with following(url, folder) as stand, aiohttp.ClientSession() as http:
+    async with following(kubeconfig, wanted) as stand, aiohttp.ClientSession() as http:
         await stand.synced.wait()
         assert len(stand.datastore) == pods
         found = {"start_s": monotonic() - began_s, "start_cpu_s": process_time() - began_cpu_s}
@@ -202,16 +206,16 @@ async def figures(url: str, folder: Path, pods: int) -> dict[str, float]:
         found["cores"] = (process_time() - began_cpu_s) / SECONDS
 
         sending = asyncio.create_task(http.get(f"{url}/events", params=query))
-        found["removal_ms"] = 1e3 * await _slowest_removal(stand, http, pods)
+        found["removal_ms"] = 1e3 * await _slowest_removal(stand, http, url, pods)
         await sending
     return found
 
 
-async def _slowest_removal(stand: Stand, http: aiohttp.ClientSession, pods: int) -> float:
+async def _slowest_removal(stand: Stand, http: aiohttp.ClientSession, url: str, pods: int) -> float:
     slowest_s = 0.0
     for n in range(REMOVALS):
         await asyncio.sleep(SECONDS / REMOVALS)
-        async with http.get(f"{stand.url}/delete", params={"number": str(pods - 1 - n)}) as answer:
+        async with http.get(f"{url}/delete", params={"number": str(pods - 1 - n)}) as answer:
             told = await answer.json()
         name: str = told["name"]
         await until(lambda name=name: name in stand.gone_at_s)  # type: ignore[misc]
@@ -230,7 +234,7 @@ def measure(*, pods: int = PODS) -> dict[str, float]:
         try:
             assert server.stdout is not None
             url = f"http://127.0.0.1:{server.stdout.readline().strip()}"
-            return runner.run(figures(url, Path(folder), pods))
+            return runner.run(figures(url, write_kubeconfig(url, Path(folder)), pods))
         finally:
             server.kill()
 

@@ -1,0 +1,211 @@
+"""What following a large pool costs beside a real kube-apiserver and etcd: `python -m tests.bench.bench_kubernetes_real`.
+
+The figures of `bench_kubernetes`, of the same discovery, but all that it hears is a real server's: TLS, pages out of etcd,
+events out of the watch cache. Other processes write, as kubelets and controllers do; how fast the server takes that on this
+machine is the rate of events, and what each of them costs is told beside it. A removal is a DELETE, or a status that is not
+ready; it is timed from the server's answer to its writer until no pick can choose the Pod, while events go on. At last
+`epp run` is started, and timed until /readyz says 200; nobody listens where its Pods say that they are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import statistics
+import sys
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import monotonic, process_time, sleep
+from typing import Any, Final
+
+import uvloop
+
+from epp.demo.processes import Children
+from epp.discovery.kubernetes.discovery import Wanted
+from tests.bench.bench_kubernetes import PODS, Stand, following, large_pod, until
+from tests.support.control_plane import ADMIN_TOKEN, OFFICIAL_CRDS, ControlPlane
+from tests.support.kube_api import KubeApi
+from tests.support.kube_objects import make_pool
+from tests.support.stack import eventually, start_epp
+
+STARTS: Final = 5
+SECONDS: Final = 15.0
+REMOVALS: Final = 200
+WANTED: Final = Wanted("default", pool_name="pool")
+_CONNECTIONS: Final = 16
+
+# --- the process that writes ---------------------------------------------------------------------------------------------
+
+
+def fill(api: KubeApi, pods: int) -> None:
+    """Pods that run and are ready, as a kubelet would have told."""
+
+    def add(number: int) -> None:
+        pod = large_pod(number, 1)
+        status, metadata = pod.pop("status"), pod["metadata"]
+        for made_by_the_server in ("managedFields", "resourceVersion", "uid"):
+            del metadata[made_by_the_server]
+        api.create(pod)
+        _write_status(api, metadata["name"], status | {"podIP": f"127.20.{number >> 8}.{number & 255}"})
+
+    _all_at_once(add, range(pods))
+
+
+def change(api: KubeApi, pods: int) -> None:
+    """Status after status of the first half, as fast as the server takes them. Tells how many there were, and the rate."""
+    give_up_at_s = monotonic() + SECONDS
+
+    def write(connection: int) -> int:
+        written = 0
+        while monotonic() < give_up_at_s:
+            n = written * _CONNECTIONS + connection
+            condition = {"type": "Ready", "status": str(n % 10 > 0), "message": f"probe {n}"}
+            _write_status(api, _name(n * 7 % (pods // 2)), {"conditions": [condition]})
+            written += 1
+        return written
+
+    began_s = monotonic()
+    written = sum(_all_at_once(write, range(_CONNECTIONS)))
+    _tell({"events": written, "rate": written / (monotonic() - began_s)})
+
+
+def remove(api: KubeApi, pods: int) -> None:
+    """Pods of the second half, one by one, by turns in either way. Tells of each when it was asked for and answered."""
+    for number in range(pods - 1, pods - 1 - REMOVALS, -1):
+        sleep(SECONDS / REMOVALS / 2 * random.uniform(0.5, 1))
+        name, sent_s = _name(number), monotonic()
+        if number % 2:
+            api.delete("v1", "Pod", name, namespace="default")
+        else:
+            _write_status(api, name, {"conditions": [{"type": "Ready", "status": "False"}]})
+        _tell({"name": name, "sent_s": sent_s, "answered_s": monotonic()})
+
+
+WRITERS: Final[dict[str, Callable[[KubeApi, int], None]]] = {"fill": fill, "change": change, "remove": remove}
+
+
+def _write_status(api: KubeApi, name: str, status: dict[str, Any]) -> None:
+    api.patch("v1", "Pod", name, {"status": status}, namespace="default", subresource="status")
+
+
+def _name(number: int) -> str:
+    name: str = large_pod(number, 1)["metadata"]["name"]
+    return name
+
+
+def _all_at_once(work: Callable[[int], Any], numbers: Iterable[int]) -> list[Any]:
+    with ThreadPoolExecutor(_CONNECTIONS) as threads:
+        return list(threads.map(work, numbers))
+
+
+def _tell(what: dict[str, Any]) -> None:
+    print(json.dumps(what), flush=True)
+
+
+# --- the process that follows, and is measured ---------------------------------------------------------------------------
+
+
+async def writer(plane: ControlPlane, job: str, pods: int) -> list[dict[str, Any]]:
+    """What it told, once it has ended."""
+    arguments = ["--write", job, plane.host, str(plane.port), str(plane.folder / "ca.crt"), str(pods)]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.bench.bench_kubernetes_real", *arguments, stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        told, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+    if process.returncode:
+        raise RuntimeError(f"the writer of {job} ended with status {process.returncode}")
+    return [json.loads(line) for line in told.splitlines()]
+
+
+async def figures(plane: ControlPlane, pods: int) -> dict[str, Any]:
+    began_s = monotonic()
+    await writer(plane, "fill", pods)
+    found: dict[str, Any] = {"fill_s": monotonic() - began_s, "starts": []}
+    for _ in range(STARTS):
+        began_s, began_cpu_s = monotonic(), process_time()
+        async with following(plane.kubeconfig, WANTED) as stand:
+            await stand.synced.wait()
+            assert len(stand.datastore) == pods
+            found["starts"].append((monotonic() - began_s, process_time() - began_cpu_s))
+
+    async with following(plane.kubeconfig, WANTED) as stand:
+        await stand.synced.wait()
+        stand.datastore.add_listener(stand)
+        await until(lambda: not stand.pods.age_s)  # the watch is open
+
+        heard, began_cpu_s = stand.pods.events, process_time()
+        (told,) = await writer(plane, "change", pods)
+        await until(lambda: stand.pods.events >= heard + told["events"])
+        found["event_us"] = 1e6 * (process_time() - began_cpu_s) / told["events"]
+        found["rate"] = told["rate"]
+
+        changing = asyncio.create_task(writer(plane, "change", pods))
+        removals = await writer(plane, "remove", pods)
+        (told,) = await changing
+        await until(lambda: all(one["name"] in stand.gone_at_s for one in removals))
+        found["rate_beside_removals"] = told["rate"]
+        for since in ("sent_s", "answered_s"):
+            found[f"after_{since}"] = [stand.gone_at_s[one["name"]] - one[since] for one in removals]
+        _check(stand, plane, pods)
+    return found
+
+
+async def ready_s(plane: ControlPlane, folder: Path) -> float:
+    """Of a whole picker, the start of its process included."""
+    flags = ("--pool-name=pool", "--pool-namespace=default", f"--kubeconfig={plane.kubeconfig}")
+    began_s = monotonic()
+    async with Children(folder) as children:
+        epp = await start_epp(children, *flags, "--metrics-endpoint-auth=false")
+        await eventually(lambda: epp.page("/readyz"), lambda answer: answer[0] == 200)
+        return monotonic() - began_s
+
+
+def _check(stand: Stand, plane: ControlPlane, pods: int) -> None:
+    """At the end the endpoints are those that the server has."""
+    ready = {
+        pod["metadata"]["name"]
+        for pod in plane.api.list("v1", "Pod", namespace="default")
+        if "deletionTimestamp" not in pod["metadata"] and pod["status"]["conditions"][0]["status"] == "True"
+    }
+    assert {endpoint.pod_name for endpoint in stand.datastore.endpoints} == ready
+
+
+def measure(*, pods: int = PODS) -> dict[str, Any]:
+    with (
+        TemporaryDirectory() as folder,
+        ControlPlane() as plane,
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
+        plane.install_crds(*OFFICIAL_CRDS)
+        plane.api.create(make_pool())
+        found = runner.run(figures(plane, pods))
+        return found | {"ready_s": runner.run(ready_s(plane, Path(folder)))}
+
+
+def main() -> None:
+    if "--write" in sys.argv:
+        job, host, port, ca, pods = sys.argv[2:]
+        WRITERS[job](KubeApi(host, int(port), ca=Path(ca).read_text(), token=ADMIN_TOKEN), int(pods))
+        return
+    found = measure()
+    starts = ", ".join(f"{wall_s:.2f} ({cpu_s:.2f})" for wall_s, cpu_s in found["starts"])
+    print(f"{PODS} Pods, made in {found['fill_s']:.0f} s")
+    print(f"  until all are endpoints:   {starts} s (of CPU)")
+    print(f"  epp run is ready:          {found['ready_s']:.2f} s")
+    print(f"  an event:                  {found['event_us']:.0f} us of CPU, at {found['rate']:.0f} a second")
+    print(f"  1,000 a second, by that:   {found['event_us'] / 1e3:.3f} cores")
+    print(f"  {REMOVALS} removals, beside {found['rate_beside_removals']:.0f} events a second:")
+    for what, key in (("answer", "after_answered_s"), ("request", "after_sent_s")):
+        percentiles_ms = [1e3 * s for s in statistics.quantiles(found[key], n=100)]
+        print(f"    from the {what}:  p50 {percentiles_ms[49]:.1f} ms, p99 {percentiles_ms[98]:.1f} ms")
+
+
+if __name__ == "__main__":
+    main()
