@@ -4,16 +4,21 @@ Walking down trees costs one round of gathers per level. Here every test of ever
 QuickScorer, Lucchese et al., SIGIR 2015): leaves are numbered from left to right, and a test that fails (value >=
 threshold) rules out the leaves on its left. For a feature, which tests fail depends only on how many of its sorted
 thresholds the value reaches, so the surviving leaves of all trees for that rank are one row of a table. A candidate's
-leaves are the AND of one row per feature, and in each tree the lowest bit left is the leaf.
+leaves are the AND of one row per feature, and in each tree the leftmost leaf that survives is the one.
 
 Values are compared as float32, as XGBoost does, through their bits: for numbers that are not negative the order of the
 bits is the order of the numbers.
+
+For a few candidates each call of numpy costs more than what it computes. So the table is laid out such that little is
+left to do between two look-ups, and numbers that stay the same from one evaluation to the next are kept in place.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from itertools import pairwise
 from typing import Final
 
@@ -24,8 +29,11 @@ from epp_predictor.features import Floats
 
 MOST_LEAVES: Final = 32
 _NONE: Final = np.uint32(0xFFFFFFFF)
-_FLOAT32_BIAS: Final = 127
-_FLOAT32_MANTISSA_BITS: Final = 23
+_FLOAT64_BIAS: Final = 1023
+_FLOAT64_MANTISSA_BITS: Final = np.array(52)
+_LOW_HALF: Final = 0 if sys.byteorder == "little" else 1
+_MOST_KEPT: Final = 4
+"""Numbers of candidates whose arrays are kept."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,9 +62,9 @@ class Trees:
 
 
 class Forest:
-    """The trees of one or more targets, ready to be evaluated. Immutable."""
+    """The trees of one or more targets, ready to be evaluated, by one thread."""
 
-    __slots__ = ("_keys", "_leaf_offset", "_leaves", "_of_target", "_row_offset", "_table", "_tag", "used")
+    __slots__ = ("_keys", "_leaf_offset", "_leaves", "_of_target", "_table", "_work", "used")
 
     def __init__(self, targets: Sequence[Trees]) -> None:
         feature = np.concatenate([t.feature for t in targets])
@@ -69,39 +77,74 @@ class Forest:
         self.used, slot = np.unique(feature, return_inverse=True)
         """Numbers of the features that some tree tests; none when each tree is one leaf."""
         keys = (slot.astype(np.int64) << 32) + threshold.view(np.int32)
-        self._keys = np.unique(keys)
-        rank = np.searchsorted(self._keys, keys)
-        # A feature has one row more than thresholds: the first, where no test fails.
-        row = rank + slot + 1
-        table = np.full((len(self._keys) + len(self.used), int(starts[-1])), _NONE)
-        np.bitwise_and.at(table, (row, tree), np.concatenate([t.survivors for t in targets]))
-        first = np.searchsorted(self._keys, np.arange(len(self.used), dtype=np.int64) << 32) + np.arange(len(self.used))
-        for start, end in pairwise([*first, len(table)]):
+        # A feature begins with a key under all of its values, for the row where no test fails.
+        first_keys = (np.arange(len(self.used), dtype=np.int64) << 32) - 1
+        self._keys = np.unique(np.concatenate((first_keys, keys)))
+        # Row r of the table is for values that reach r keys; none reaches less than one.
+        table = np.full((len(self._keys) + 1, int(starts[-1])), _NONE)
+        row = np.searchsorted(self._keys, keys, "right")
+        np.bitwise_and.at(table, (row, tree), _leftmost_highest(np.concatenate([t.survivors for t in targets])))
+        first_rows = np.searchsorted(self._keys, first_keys, "right")
+        for start, end in pairwise([*first_rows, len(table)]):
             np.bitwise_and.accumulate(table[start:end], axis=0, out=table[start:end])
         self._table = table
-        self._tag = (np.arange(len(self.used), dtype=np.int64) << 32)[:, None]
-        self._row_offset = np.arange(len(self.used))[:, None]
-        self._leaves = np.concatenate([t.leaves.ravel() for t in targets])
-        self._leaf_offset = (np.arange(int(starts[-1])) * MOST_LEAVES - _FLOAT32_BIAS).astype(np.int32)
-        self._of_target = np.zeros((int(starts[-1]), len(targets)), dtype=np.float32)
+        self._leaves = np.concatenate([t.leaves[:, ::-1].ravel() for t in targets]).astype(np.float64)
+        self._leaf_offset = np.arange(int(starts[-1])) * MOST_LEAVES - _FLOAT64_BIAS
+        self._of_target = np.zeros((len(targets), int(starts[-1])))
         for number, (start, end) in enumerate(pairwise(starts)):
-            self._of_target[start:end, number] = 1.0
+            self._of_target[number, start:end] = 1.0
+        self._work = lru_cache(_MOST_KEPT)(partial(_Work, len(self.used), self._leaf_offset))
 
-    def sums(self, cleaned: Floats) -> NDArray[np.float32]:
-        """What the leaves add up to: candidates by targets. `cleaned`: features by candidates, none negative or NaN."""
+    def sums(self, cleaned: Floats) -> Floats:
+        """What the leaves add up to: targets by candidates. `cleaned`: features by candidates, none negative or NaN."""
         return self.sums_of_used(cleaned.take(self.used, axis=0))
 
-    def sums_of_used(self, of_used: Floats) -> NDArray[np.float32]:
+    def sums_of_used(self, of_used: Floats) -> Floats:
         """The same from the rows of `used` alone."""
+        candidates = of_used.shape[1]
         if not len(self.used):
-            constant: NDArray[np.float32] = self._leaves[self._leaf_offset + _FLOAT32_BIAS] @ self._of_target
-            return np.repeat(constant[None], of_used.shape[1], axis=0)
-        values = of_used.astype(np.float32)
-        reached = self._keys.searchsorted((values.view(np.int32) + self._tag).ravel(), "right")
-        rows = reached.reshape(values.shape) + self._row_offset
-        left = np.bitwise_and.reduce(self._table.take(rows, axis=0), axis=0)
-        lowest = left & (~left + np.uint32(1))
-        # The exponent of a power of two is its bit number.
-        bits = lowest.astype(np.float32).view(np.int32) >> _FLOAT32_MANTISSA_BITS
-        found: NDArray[np.float32] = self._leaves.take(bits + self._leaf_offset, mode="clip") @ self._of_target
-        return found
+            constant = self._leaves[self._leaf_offset + _FLOAT64_BIAS + MOST_LEAVES - 1]
+            return np.repeat(self._of_target.dot(constant)[:, None], candidates, axis=1)
+        work = self._work(candidates)
+        work.values[...] = of_used
+        # With mode=clip numpy writes to `out` directly; no number is out of range.
+        self._table.take(self._keys.searchsorted(work.keys, "right"), axis=0, out=work.rows, mode="clip")
+        np.bitwise_and.reduce(work.rows_of_features, axis=0, out=work.left)
+        # The exponent of a number is that of its highest bit.
+        work.as_float[...] = work.left
+        np.right_shift(work.bits, _FLOAT64_MANTISSA_BITS, out=work.bits)
+        np.add(work.bits, work.leaf_offset, out=work.bits)
+        self._leaves.take(work.bits, out=work.found, mode="clip")
+        sums: Floats = self._of_target.dot(work.by_tree)
+        return sums
+
+
+class _Work:
+    """Arrays that an evaluation for so many candidates fills, and constants of their size: making them costs more than
+    keeping them."""
+
+    __slots__ = (
+        *("as_float", "bits", "by_tree", "found", "keys", "leaf_offset", "left", "rows", "rows_of_features", "values"),
+    )
+
+    def __init__(self, features: int, leaf_offset: NDArray[np.intp], candidates: int) -> None:
+        trees = len(leaf_offset)
+        halves = np.zeros((features, candidates, 2), dtype=np.int32)
+        halves[..., 1 - _LOW_HALF] = np.arange(features)[:, None]
+        self.values = halves.view(np.float32)[..., _LOW_HALF]
+        self.keys = halves.reshape(-1).view(np.int64)
+        """The bits of `values`, and above them the feature's slot."""
+        self.rows = np.empty((features * candidates, trees), dtype=np.uint32)
+        self.rows_of_features = self.rows.reshape(features, candidates * trees)
+        self.left = np.empty(candidates * trees, dtype=np.uint32)
+        self.as_float = np.empty(candidates * trees)
+        self.bits = self.as_float.view(np.int64)
+        self.leaf_offset = np.tile(leaf_offset, candidates)
+        self.found = np.empty(candidates * trees)
+        self.by_tree = self.found.reshape(candidates, trees).T
+
+
+def _leftmost_highest(leaves: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """The same sets of leaves with their bits in the opposite order."""
+    bits = np.unpackbits(leaves.astype("<u4").view(np.uint8).reshape(-1, 4), axis=1, bitorder="little")
+    return np.packbits(bits[:, ::-1], axis=1, bitorder="little").view("<u4").ravel().astype(np.uint32)

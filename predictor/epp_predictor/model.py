@@ -10,18 +10,27 @@ turns it into a quantile for one endpoint.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import Final
 
 import numpy as np
 
 from epp_predictor.features import COUNT, SCALES, Floats, clean
 from epp_predictor.forest import Forest, Trees
-from epp_predictor.prior import LEAST_MS, TARGETS, TERMS, terms
+from epp_predictor.prior import LEAST_MS, TARGETS, TERMS, TermRows
 
 _FALL: Final = 4.0
 """One range of the training data outside of it leaves exp(-4) of the trees' correction."""
 _MOST_CORRECTION: Final = 3.0
 """Trees correct the prior by a factor of exp(3) at most."""
+_MOST_KEPT: Final = 4
+"""Numbers of candidates whose arrays are kept."""
+# Arrays, since numpy makes one of every Python number that it is given, each time.
+_LEFT_A_RANGE_AWAY: Final = np.array(np.exp(-_FALL))
+_HIGHEST: Final = np.array(_MOST_CORRECTION)
+_LOWEST: Final = np.array(-_MOST_CORRECTION)
+_LEAST: Final = np.array(LEAST_MS)
+_ZERO: Final = np.array(0.0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,9 +58,9 @@ class TargetModel:
 
 
 class Model:
-    """One or both targets, ready to predict."""
+    """One or both targets, ready to predict, by one thread."""
 
-    __slots__ = ("_forest", "_forest_rows", "_high", "_low", "_per_range", "_weights", "of_target", "targets")
+    __slots__ = ("_forest", "_forest_rows", "_is_bounded", "_per_range", "_weights", "_work", "of_target", "targets")
 
     def __init__(self, targets: dict[str, TargetModel]) -> None:
         if not targets or not set(targets) <= set(TARGETS):
@@ -63,33 +72,48 @@ class Model:
         with_trees = [(row, m, m.trees) for row, m in enumerate(targets.values()) if m.trees is not None]
         self._forest = Forest([trees for _, _, trees in with_trees]) if with_trees else None
         self._forest_rows = [row for row, _, _ in with_trees]
+        low = high = np.zeros(0)
         if self._forest is not None:
             used = self._forest.used
             low = np.max([m.low[used] for _, m, _ in with_trees], axis=0)
             high = np.min([m.high[used] for _, m, _ in with_trees], axis=0)
-            self._low, self._high = low[:, None], high[:, None]
-            self._per_range = (_FALL / np.maximum(high - low, SCALES[used]))[:, None]
+            # The same for each target: for a few candidates that costs less than spreading one row over all.
+            self._per_range = np.tile(1.0 / np.maximum(high - low, SCALES[used]), (len(with_trees), 1))
+            most = max(float(np.abs(trees.leaves).max(axis=1).sum()) for _, _, trees in with_trees)
+            self._is_bounded = most <= _MOST_CORRECTION
+        self._work = lru_cache(_MOST_KEPT)(partial(_Work, low, high))
 
     def base_ms(self, features: Floats, *, are_clean: bool = False) -> tuple[Floats, Floats]:
         """Targets by candidates: the prediction in ms. And per candidate how far outside of what was seen it is: 0
         within, and 1 for a whole range outside in one feature. Raises ValueError for a matrix of another width than
         FEATURES. `are_clean`: they are what `clean` would make of them."""
         cleaned = features.T if are_clean else clean(features)
-        base: Floats = self._weights @ terms(cleaned)
-        np.maximum(base, LEAST_MS, out=base)
-        outside = np.zeros(cleaned.shape[1])
+        work = self._work(cleaned.shape[1])
+        base: Floats = self._weights.dot(work.terms.fill(cleaned))
+        np.maximum(base, _LEAST, out=base)
         if self._forest is None:
-            return base, outside
+            return base, np.zeros(cleaned.shape[1])
         used = cleaned.take(self._forest.used, axis=0)
-        correction = self._forest.sums_of_used(used).T
-        beyond = np.maximum(used - self._high, self._low - used)
-        if beyond.size and np.maximum.reduce(beyond, axis=None) > 0:
-            outside = (np.maximum(beyond, 0.0) * self._per_range).sum(axis=0)
-            correction = correction * np.exp(-outside)
-            outside /= _FALL
-        factor = np.exp(np.minimum(np.maximum(correction, -_MOST_CORRECTION), _MOST_CORRECTION))
+        beyond = np.maximum(used - work.high, work.low - used)
+        outside: Floats = self._per_range.dot(np.maximum(beyond, _ZERO, out=beyond))
+        factor = np.power(_LEFT_A_RANGE_AWAY, outside)
+        np.multiply(factor, self._forest.sums_of_used(used), out=factor)
+        if not self._is_bounded:
+            np.minimum(np.maximum(factor, _LOWEST, out=factor), _HIGHEST, out=factor)
+        np.exp(factor, out=factor)
         if len(self._forest_rows) == len(base):
-            base *= factor
+            np.multiply(base, factor, out=base)
         else:
             base[self._forest_rows] *= factor
-        return base, outside
+        return base, outside[0]
+
+
+class _Work:
+    """For so many candidates: where the terms are made, and the range of each feature that a tree tests."""
+
+    __slots__ = ("high", "low", "terms")
+
+    def __init__(self, low: Floats, high: Floats, candidates: int) -> None:
+        self.terms = TermRows(candidates)
+        self.low = np.repeat(low[:, None], candidates, axis=1)
+        self.high = np.repeat(high[:, None], candidates, axis=1)

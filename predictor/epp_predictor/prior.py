@@ -58,6 +58,11 @@ USED: Final = {
 LEAST_MS: Final = 0.01
 """What a prior says at least, so that its logarithm exists."""
 
+# Arrays, since numpy makes one of every Python number that it is given, each time.
+_ZERO: Final = np.array(0.0)
+_ONE: Final = np.array(1.0)
+_KV_IS_SHORT: Final = np.array(0.9)
+
 _INPUT: Final = COLUMN["input_token_length"]
 _PREFIX: Final = COLUMN["prefix_cache_score"]
 _RUNNING: Final = COLUMN["num_request_running"]
@@ -68,16 +73,33 @@ _ENCODED: Final = COLUMN["encoder_input_size"]
 
 def terms(cleaned: Floats) -> Floats:
     """Terms by candidates from features by candidates (`clean`)."""
-    made = np.empty((len(TERMS), cleaned.shape[1]))
-    made[:COUNT] = cleaned
-    effective = (1.0 - cleaned[_PREFIX]) * cleaned[_INPUT]
-    made[COUNT] = 1.0
-    made[COUNT + 1] = effective
-    made[COUNT + 2] = effective * effective
-    made[COUNT + 3] = effective * cleaned[_RUNNING]
-    made[COUNT + 4] = np.maximum(cleaned[_KV] - 0.9, 0.0)
-    made[COUNT + 5] = np.maximum(cleaned[_ENCODED] - cleaned[_MATCHED], 0.0)
-    return made
+    return TermRows(cleaned.shape[1]).fill(cleaned)
+
+
+class TermRows:
+    """The terms of so many candidates, again and again in the same place."""
+
+    __slots__ = ("_above", "_at_least_0", "_effective", "_features", "_squared", "_terms", "_unmatched", "_x_running")
+
+    def __init__(self, candidates: int) -> None:
+        self._terms = np.empty((len(TERMS), candidates))
+        self._features = self._terms[:COUNT]
+        self._terms[COUNT] = 1.0
+        self._effective, self._squared, self._x_running, self._above, self._unmatched = self._terms[COUNT + 1 :]
+        self._at_least_0 = self._terms[COUNT + 4 :]
+
+    def fill(self, cleaned: Floats) -> Floats:
+        """As `terms`. What was returned before is overwritten."""
+        effective = self._effective
+        self._features[...] = cleaned
+        np.subtract(_ONE, cleaned[_PREFIX], out=effective)
+        np.multiply(effective, cleaned[_INPUT], out=effective)
+        np.multiply(effective, effective, out=self._squared)
+        np.multiply(effective, cleaned[_RUNNING], out=self._x_running)
+        np.subtract(cleaned[_KV], _KV_IS_SHORT, out=self._above)
+        np.subtract(cleaned[_ENCODED], cleaned[_MATCHED], out=self._unmatched)
+        np.maximum(self._at_least_0, _ZERO, out=self._at_least_0)
+        return self._terms
 
 
 def fit_prior(term_rows: Floats, observed_ms: Floats, importance: Floats, target: str) -> Floats:

@@ -38,7 +38,7 @@ def test_equal_to_xgboosts_own_predictions(recipe: Recipe) -> None:
 
     sums = Forest([flatten(model)]).sums(features.T)
 
-    np.testing.assert_allclose(sums[:, 0], said_by_xgboost(model, features), rtol=2e-5, atol=2e-6)
+    np.testing.assert_allclose(sums[0], said_by_xgboost(model, features), rtol=2e-5, atol=2e-6)
 
 
 def test_values_at_a_threshold_go_where_xgboost_sends_them() -> None:
@@ -52,7 +52,7 @@ def test_values_at_a_threshold_go_where_xgboost_sends_them() -> None:
 
     sums = Forest([trees]).sums(both.T.astype(float))
 
-    np.testing.assert_allclose(sums[:, 0], said_by_xgboost(model, both), rtol=2e-5, atol=2e-6)
+    np.testing.assert_allclose(sums[0], said_by_xgboost(model, both), rtol=2e-5, atol=2e-6)
 
 
 def test_targets_are_evaluated_together_as_alone() -> None:
@@ -60,8 +60,8 @@ def test_targets_are_evaluated_together_as_alone() -> None:
 
     together = Forest([flatten(one), flatten(other)]).sums(features.T)
 
-    alone = [Forest([flatten(m)]).sums(features.T)[:, 0] for m in (one, other)]
-    np.testing.assert_allclose(together.T, alone, rtol=1e-5, atol=1e-6)
+    alone = [Forest([flatten(m)]).sums(features.T)[0] for m in (one, other)]
+    np.testing.assert_allclose(together, alone, rtol=1e-5, atol=1e-6)
 
 
 def test_trees_that_test_nothing_add_their_one_leaf() -> None:
@@ -69,7 +69,7 @@ def test_trees_that_test_nothing_add_their_one_leaf() -> None:
 
     sums = Forest([flatten(model)]).sums(features.T)
 
-    np.testing.assert_allclose(sums[:, 0], said_by_xgboost(model, features), rtol=1e-5)
+    np.testing.assert_allclose(sums[0], said_by_xgboost(model, features), rtol=1e-5)
 
 
 def test_more_leaves_than_fit_are_refused() -> None:
@@ -169,4 +169,4 @@ def test_any_trees_say_what_walking_them_says(trees: list[Any], seed: int) -> No
     sums = Forest([flatten(as_json(trees))]).sums(features.T)
 
     wanted = [0.25 + sum(walked(tree, row) for tree in trees) for row in features]
-    np.testing.assert_allclose(sums[:, 0], wanted, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(sums[0], wanted, rtol=1e-4, atol=1e-5)

@@ -179,3 +179,18 @@ def test_a_target_model_with_impossible_weights_is_refused(weights: np.ndarray) 
 def test_a_depth_whose_leaves_do_not_fit_is_refused(depth: int) -> None:
     with pytest.raises(ValueError, match="depth: expected 1 to 5"):
         Recipe(depth=depth)
+
+
+def test_each_prediction_is_its_own_whatever_number_of_candidates_came_before(model: Model) -> None:
+    # Arrays of the same size are used again: what was said of others must not show through, nor be overwritten.
+    tests = [draw(count, np.random.default_rng(count)).features for count in (3, 8, 1, 40, 200)]
+    said = [model.base_ms(features) for features in (*tests, *tests)]
+
+    for number, features in enumerate((*tests, *tests)):
+        one_by_one = [fresh(model).base_ms(row[None]) for row in features]
+        np.testing.assert_allclose(said[number][0], np.hstack([base for base, _ in one_by_one]), rtol=1e-12)
+        np.testing.assert_allclose(said[number][1], np.hstack([outside for _, outside in one_by_one]), atol=1e-12)
+
+
+def fresh(model: Model) -> Model:
+    return Model(dict(model.of_target))
