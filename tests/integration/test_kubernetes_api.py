@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import yaml
 
 from epp.discovery.kubernetes import resources
 from epp.discovery.kubernetes.api import Api
@@ -232,6 +233,23 @@ async def test_a_kubeconfig_goes_before_the_service_account(kube: FakeKube, tmp_
     by_environment = msgspec.structs.replace(source, environ={**source.environ, "KUBECONFIG": named.kubeconfig})
 
     assert (await load(named)).host == (await load(by_environment)).host == f"http://127.0.0.1:{kube.port}"
+
+
+async def test_the_context_that_is_named_counts_and_not_the_current_one(tmp_path: Path) -> None:
+    names = ("one", "two")
+    config = {
+        "current-context": "one",
+        "clusters": [{"name": n, "cluster": {"server": f"http://{n}.example.com"}} for n in names],
+        "users": [{"name": n, "user": {"token": f"token of {n}"}} for n in names],
+        "contexts": [{"name": n, "context": {"cluster": n, "user": n}} for n in names],
+    }
+    path = tmp_path / "config"
+    path.write_text(yaml.safe_dump(config))
+
+    current, named = [await load(Source(str(path), context, environ={})) for context in ("", "two")]
+
+    assert [c.host for c in (current, named)] == ["http://one.example.com", "http://two.example.com"]
+    assert (await named.auth_settings())["BearerToken"]["value"] == "Bearer token of two"
 
 
 async def test_where_nothing_is_known_the_error_says_what_to_give(tmp_path: Path) -> None:

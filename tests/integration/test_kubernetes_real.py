@@ -13,9 +13,14 @@ import pytest
 
 from epp.app import Service
 from epp.config import load_default, load_text
+from epp.discovery.kubernetes import resources
+from epp.discovery.kubernetes.api import Api
+from epp.discovery.kubernetes.credentials import Source
 from epp.discovery.kubernetes.discovery import Wanted
+from epp.discovery.kubernetes.errors import Forbidden, Unauthorized
 from epp.discovery.kubernetes.watcher import Timing
 from epp.server.health import LIVENESS, READINESS, Serving
+from tests.support.accounts import make_account
 from tests.support.control_plane import OFFICIAL_CRDS, ControlPlane
 from tests.support.kube_api import Object
 from tests.support.kube_discovery import Running, running
@@ -212,6 +217,35 @@ async def test_every_right_is_needed_and_named_when_it_is_missing(
 
         await run.until(lambda: run.discovery.notes() == [])
         await run.endpoints(*addresses(1))
+
+
+async def test_inside_a_pod_each_request_has_the_token_that_is_mounted_by_then(
+    plane: ControlPlane, namespace: str, tmp_path: Path
+) -> None:
+    """The kubelet replaces the token, and the one before expires; watches that are open do not mind."""
+    first = make_account(plane, "first", namespace=namespace, rules=[PODS_RULE])
+    second = make_account(plane, "second", namespace=namespace)
+    mounted = {"token": first, "ca.crt": plane.ca, "namespace": namespace}
+    for name, text in mounted.items():
+        (tmp_path / name).write_text(text)
+    environ = {"KUBERNETES_SERVICE_HOST": plane.host, "KUBERNETES_SERVICE_PORT": str(plane.port)}
+    api = await Api.connect(Source(environ=environ, service_account_dir=tmp_path))
+    pods = resources.pods(namespace)
+    try:
+        assert (await api.page(pods)).items == []
+
+        (tmp_path / "token").write_text(second)
+        with pytest.raises(Forbidden, match="not allowed to list pods"):
+            await api.page(pods)
+
+        (tmp_path / "token").write_text("expired")
+        with pytest.raises(Unauthorized):
+            await api.page(pods)
+
+        (tmp_path / "token").write_text(first)
+        assert (await api.page(pods)).items == []
+    finally:
+        await api.close()
 
 
 async def test_a_killed_api_server_takes_nothing_along(mortal: ControlPlane) -> None:
