@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import grpc
 import pytest
 
 from epp.demo.processes import Children, free_port
-from epp.server.gen import health_pb2 as health
 from tests.support import tools
 from tests.support.accounts import LEASE_RULES, account_kubeconfig
 from tests.support.control_plane import OFFICIAL_CRDS, ControlPlane
+from tests.support.health import check
 from tests.support.kube_api import ApiError
 from tests.support.stack import Epp, eventually, start_epp
 
@@ -178,9 +177,9 @@ async def test_a_follower_is_warm_alive_and_says_who_leads(
         text = await eventually(told, lambda text: "held by first_" in text, deadline_s=DEADLINE_S)
         assert "another replica is the leader" in text
         assert len(await follower.endpoints()) == 1
-        assert await check(follower, "liveness") == "SERVING"
-        assert await check(follower, "readiness") == "NOT_SERVING"
-        assert await check(follower, "something") == "SERVICE_UNKNOWN"
+        assert await check(follower.health, "liveness") == "SERVING"
+        assert await check(follower.health, "readiness") == "NOT_SERVING"
+        assert await check(follower.health, "something") == "SERVICE_UNKNOWN"
 
 
 @pytest.mark.timeout(300)
@@ -293,14 +292,3 @@ async def test_the_go_epp_and_this_one_are_replicas_of_one_service_while_one_rep
         theirs.process.send_signal(signal.SIGTERM)
 
         assert await several.leader() == "ours"
-
-
-async def check(replica: Epp, service: str) -> str:
-    async with grpc.aio.insecure_channel(replica.health) as channel:
-        call = channel.unary_unary(
-            "/grpc.health.v1.Health/Check",
-            request_serializer=health.HealthCheckRequest.SerializeToString,
-            response_deserializer=health.HealthCheckResponse.FromString,
-        )
-        answer = await call(health.HealthCheckRequest(service=service))
-    return str(health.HealthCheckResponse.ServingStatus.Name(answer.status))
