@@ -385,12 +385,35 @@ async def test_a_watch_that_hangs_is_opened_again(kube: FakeKube, tmp_path: Path
         await run.endpoints(A)
         kube.silent = True
         kube.put(PODS, pod("b", 2))
-        await run.until(lambda: run.status("Pod").errors.get("silent", 0) >= 1)
+        watches = kube.count("watch pods")
+        await run.until(lambda: kube.count("watch pods") > watches)
 
         kube.silent = False
 
         await run.endpoints(A, B)
         assert run.status("Pod").lists == 1
+
+
+async def test_a_kind_that_nothing_happens_to_is_no_trouble(kube: FakeKube, tmp_path: Path) -> None:
+    """A real API server sends no bookmarks then, so that its silence says nothing."""
+    kube.put(POOLS, make_pool())
+    timing = Timing(first_retry_s=0.001, last_retry_s=0.02, silence_s=0.1, brief_s=0.0)
+    async with running(kube.kubeconfig(tmp_path), timing=timing) as run:
+        await run.until(lambda: kube.count("watch inferencepools") >= 4)
+
+        assert run.status("InferencePool").errors == {}
+        assert run.status("InferencePool").lists == 1
+        assert run.health == [True]
+
+
+async def test_a_watch_that_falls_silent_is_counted(kube: FakeKube, tmp_path: Path) -> None:
+    kube.put(POOLS, make_pool())
+    timing = Timing(first_retry_s=0.001, last_retry_s=0.02, silence_s=0.5, brief_s=0.0)
+    async with running(kube.kubeconfig(tmp_path), timing=timing) as run:
+        await run.until(lambda: kube.watching(POOLS) == 1)
+        kube.bookmark(POOLS)
+
+        await run.until(lambda: run.status("InferencePool").errors.get("silent", 0) >= 1)
 
 
 async def test_a_server_that_asks_to_wait_is_waited_for(kube: FakeKube, tmp_path: Path) -> None:

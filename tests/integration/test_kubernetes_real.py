@@ -282,7 +282,7 @@ async def test_an_api_server_that_stands_still_is_noticed_and_made_up_for(mortal
 
         plane.pause_api_server()
         try:
-            await run.until(lambda: run.status("Pod").errors.get("silent", 0) > 0)
+            await run.until(lambda: any("Pod: as it was" in note for note in run.discovery.notes()))
             assert run.addresses == addresses(1)
         finally:
             plane.resume_api_server()

@@ -7,6 +7,7 @@ needs (`RawObject`); who asks for one gets a dict.
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -167,7 +168,10 @@ class Api:
         }
         rule = _rule(resource, "watch")
         timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT_S, sock_read=silence_s)
-        async with self._answer("GET", resource.path(), rule, query=query, timeout=timeout) as response:
+        answer_s = min(REQUEST_TIMEOUT_S, silence_s)
+        async with self._answer(
+            "GET", resource.path(), rule, query=query, timeout=timeout, answer_s=answer_s
+        ) as response:
             _keep_alive(response)
             if opened is not None:
                 opened()
@@ -201,9 +205,10 @@ class Api:
         body: Mapping[str, Any] | None = None,
         content_type: str = _JSON,
         timeout: aiohttp.ClientTimeout | None = None,
+        answer_s: float = REQUEST_TIMEOUT_S,
     ) -> _Answer:
         url = path + ("?" + urlencode(query) if query else "")
-        return _Answer(self, method, url, rule, body, content_type, timeout)
+        return _Answer(self, method, url, rule, body, content_type, timeout, answer_s)
 
     async def _renew(self, before: ApiClient | None) -> ApiClient:
         """The client, with credentials read anew unless somebody has done that since `before` was in use."""
@@ -224,7 +229,7 @@ class Api:
 
 
 class _Answer:
-    """One request, for as long as its answer is read."""
+    """One request, for as long as its answer is read. The answer has to begin within `answer_s`."""
 
     def __init__(
         self,
@@ -235,6 +240,7 @@ class _Answer:
         body: Mapping[str, Any] | None,
         content_type: str,
         timeout: aiohttp.ClientTimeout | None,
+        answer_s: float,
     ) -> None:
         self._api = api
         self._method = method
@@ -243,6 +249,7 @@ class _Answer:
         self._body = body
         self._content_type = content_type
         self._timeout = timeout or aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
+        self._answer_s = answer_s
         self._response: aiohttp.ClientResponse | None = None
 
     async def __aenter__(self) -> aiohttp.ClientResponse:
@@ -273,13 +280,14 @@ class _Answer:
         headers = {"Accept": _JSON, "Content-Type": self._content_type, "User-Agent": client.user_agent}
         try:
             await client.update_params_for_auth(headers, [], ["BearerToken"], self._url, self._method, None)
-            answer = await client.call_api(
-                self._method,
-                client.configuration.host + self._url,
-                headers,
-                self._body,
-                _request_timeout=self._timeout,
-            )
+            async with asyncio.timeout(self._answer_s):
+                answer = await client.call_api(
+                    self._method,
+                    client.configuration.host + self._url,
+                    headers,
+                    self._body,
+                    _request_timeout=self._timeout,
+                )
         except aiohttp.ClientConnectorCertificateError as error:
             raise _Untrusted(f"{what}: the API server's certificate is not trusted: {error}") from error
         except TimeoutError as error:  # whose own text has the whole URL, which is another one each time

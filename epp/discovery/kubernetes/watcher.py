@@ -46,7 +46,7 @@ class Timing(msgspec.Struct, frozen=True):
     absent_s: float = 10.0  # between looks for a kind that is not installed
     denied_s: float = 15.0  # between attempts at what is not allowed
     watch_s: int = 300  # how long a watch is asked to last, and up to half as long again
-    silence_s: float = 100.0  # bookmarks come every minute
+    silence_s: float = 100.0  # bookmarks come every minute, once there was anything to tell
     brief_s: float = 1.0  # a watch that ends sooner, and brought nothing, has failed
     page_size: int = 500
 
@@ -220,16 +220,23 @@ class Watcher(Generic[T]):
             opened=self._opened,
         )
         async with contextlib.aclosing(batches):
-            async for batch in batches:
-                changes: Changes[T] = {}
-                for event in batch:
-                    collection.apply(event.type, event.object, changes)
-                self.events += len(batch)
-                heard = True
-                self._failures = 0
-                if changes:
-                    self._changed(resource, changes)
-                await asyncio.sleep(0)  # what has been buffered would come without a pause
+            try:
+                async for batch in batches:
+                    changes: Changes[T] = {}
+                    for event in batch:
+                        collection.apply(event.type, event.object, changes)
+                    self.events += len(batch)
+                    heard = True
+                    self._failures = 0
+                    if changes:
+                        self._changed(resource, changes)
+                    await asyncio.sleep(0)  # what has been buffered would come without a pause
+            except Silent:
+                # kube-apiserver sends no bookmarks of a kind until anything has happened to it: perhaps all is well.
+                # Another watch finds out, and makes up for what this one should have told.
+                if heard:
+                    raise
+                return
         if not heard and self._clock() - began_s < timing.brief_s:
             raise Unavailable(f"watch {resource.plural}: it ended at once")
         self._failures = 0
