@@ -164,6 +164,7 @@ GROUPS: Final = (
                 "DNS name for SNI, and to find in the certificate with --epp-ca; without, the name in --epp if it is one",
                 unit="NAME",
             ),
+            number("epp-retries", 0, "how often to ask again, elsewhere if it has several addresses, when it is gone"),
             choice("failure-mode", "close", "without an EPP: requests fail, or go to any endpoint", ("close", "open")),
             duration("message-timeout", 1000.0, "how long to wait for the EPP's answer to a message, at most 1h"),
         ),
@@ -268,9 +269,9 @@ def _check(parsed: Parsed) -> None:
 
 
 def _check_ranges(values: dict[str, Any]) -> None:
-    for name in ("max_connections", "max_requests", "retries", "buffer_limit_bytes"):
+    for name in ("max_connections", "max_requests", "retries", "epp_retries", "buffer_limit_bytes"):
         flag = name.removesuffix("_bytes").replace("_", "-")
-        least = 0 if name == "retries" else 1
+        least = 0 if name.endswith("retries") else 1
         if not least <= values[name] <= _MOST_COUNT:
             raise UsageError(f"--{flag}: {values[name]} is not in {least}..{_MOST_COUNT}")
     if not 0 < values["message_timeout_s"] <= _MOST_MESSAGE_TIMEOUT_S:
@@ -360,6 +361,7 @@ def _document(values: dict[str, Any], modes: Modes) -> JsonObject:
         max_connections=values["max_connections"],
         max_requests=values["max_requests"],
         retries=values["retries"],
+        epp_retries=values["epp_retries"],
         upstream_http2=values["upstream_http2"],
         fresh_upstream_connections=values["fresh_upstream_connections"],
         buffer_limit_bytes=values["buffer_limit_bytes"],

@@ -70,7 +70,8 @@ def choose(
     """The body modes for a configuration. `fraction` belongs to SAMPLED, and must be given with it."""
     request_mode, request_why = _request(readers, request, fail_open=fail_open)
     reading = _reading(readers, request_mode)
-    response_mode, response_why = _response(reading, response, fraction)
+    sent = BodyMode.STREAMED if fail_open else BodyMode.FULL_DUPLEX_STREAMED
+    response_mode, response_why = _response(reading, response, fraction, sent=sent)
     warnings = []
     if request_mode is BodyMode.NONE and readers.request:
         blind = "without bodies, decisions know neither model nor prompt"
@@ -106,16 +107,19 @@ def _reading(readers: Readers, request: BodyMode) -> Readers:
     return Readers(response=() if request is BodyMode.NONE else readers.response, pieces=readers.pieces)
 
 
-def _response(reading: Readers, asked: ResponseBodies, fraction: float | None) -> tuple[BodyMode, str]:
+def _response(
+    reading: Readers, asked: ResponseBodies, fraction: float | None, *, sent: BodyMode
+) -> tuple[BodyMode, str]:
+    """`sent`: the mode where bodies are sent. In STREAMED Envoy keeps each piece until it is answered, and can do without."""
     names = (*reading.response, *reading.pieces)
     by = f"read by {', '.join(names)}" if names else "nothing in the configuration reads them"
     if asked is ResponseBodies.SAMPLED:
         assert fraction is not None
         share = f"{fraction * 100:.4f}".rstrip("0").rstrip(".")
-        return BodyMode.FULL_DUPLEX_STREAMED, f"for {share} % of requests; {by}{_without(reading, 'the others: ')}"
+        return sent, f"for {share} % of requests; {by}{_without(reading, 'the others: ')}"
     if asked is ResponseBodies.ALL or (asked is ResponseBodies.AUTO and names):
         cheaper = "; --response-bodies none or sampled=0.1 costs less per answer" if names else ""
-        return BodyMode.FULL_DUPLEX_STREAMED, f"{by}{cheaper}"
+        return sent, f"{by}{cheaper}"
     return BodyMode.NONE, f"{by}; costs nothing per piece{_without(reading)}"
 
 

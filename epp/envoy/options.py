@@ -117,7 +117,12 @@ class BootstrapOptions(_Proxy):
 
     failure_mode_allow: bool = False
     """Let a request pass, without a pick, when the EPP cannot be asked; else it fails. Envoy 1.40 fails it all the same once
-    it has sent body to the EPP in FULL_DUPLEX_STREAMED, so with a dead EPP only requests without a body pass there."""
+    it has sent body to the EPP in FULL_DUPLEX_STREAMED, of which it keeps no copy: with a dead EPP only requests without a
+    body pass there, and answers whose body has begun are cut."""
+
+    epp_retries: int = 0
+    """How often to ask again, at another address of the EPP where it has one, when one is gone before it has answered.
+    Envoy keeps what it has sent for that, up to 64 KiB of a request; a longer one is not asked again."""
 
     allow_mode_override: bool = False
     """Obey ``mode_override`` in the EPP's answers to headers."""

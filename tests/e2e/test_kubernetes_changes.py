@@ -15,7 +15,7 @@ from tests.support.steady_load import steady_load
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kube, pytest.mark.asyncio(loop_scope="session")]
 
-RATE = 20.0  # a second: a machine with two cores runs all of this cluster, and other jobs beside
+RATE = 100.0
 EPP = "app.kubernetes.io/name=llm-epp"
 SERVERS = "app=vllm-llama"
 

@@ -20,9 +20,9 @@ from epp.demo.envoy import Envoy, start_envoy
 from epp.demo.processes import Children
 from epp.envoy.bootstrap import bootstrap
 from epp.envoy.clusters import EPP_CLUSTER, UPSTREAM_CLUSTER
-from epp.envoy.ext_proc import EXT_PROC
+from epp.envoy.ext_proc import EXT_PROC, ext_proc
 from epp.envoy.forms import TYPE, socket_address
-from epp.envoy.options import BootstrapOptions, Upstream
+from epp.envoy.options import BodyMode, BootstrapOptions, Upstream
 from tests.support.stack import eventually
 
 Json = dict[str, Any]
@@ -30,13 +30,17 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """An InferencePool as the gateway sees it. `fail_open` is its failureMode, `http2` its appProtocol."""
+    """An InferencePool as the gateway sees it. `fail_open` is its failureMode, `http2` its appProtocol. Without the last three,
+    bodies go to the picker as gateways send them, and it is asked once."""
 
     name: str
     http2: bool = False
     fail_open: bool = False
     tls: bool = False
     """To the picker."""
+    request_body: BodyMode = BodyMode.FULL_DUPLEX_STREAMED
+    response_body: BodyMode = BodyMode.FULL_DUPLEX_STREAMED
+    picker_retries: int = 0
 
     @property
     def picker(self) -> str:
@@ -120,7 +124,7 @@ def _configuration(folder: Path, pools: Sequence[Pool], rules: Sequence[Rule]) -
         _write_endpoints(folder, pool.name, ())
         _write_endpoints(folder, pool.picker, ())
     by_name = {pool.name: pool for pool in pools}
-    written = {pool.name: _bootstrap(pool) for pool in pools}
+    written: dict[str, Json] = {pool.name: bootstrap(_options(pool)) for pool in pools}
     whole: Json = written[pools[0].name]
     clusters = []
     for pool in pools:
@@ -144,16 +148,19 @@ def _configuration(folder: Path, pools: Sequence[Pool], rules: Sequence[Rule]) -
     return whole
 
 
-def _bootstrap(pool: Pool) -> Json:
-    options = BootstrapOptions(
+def _options(pool: Pool) -> BootstrapOptions:
+    return BootstrapOptions(
         epp="127.0.0.1:1",  # stands for what the file of endpoints says
         epp_tls=pool.tls,
+        epp_retries=pool.picker_retries,
         upstream=Upstream.OVERRIDE_HOST,
         endpoints=("127.0.0.1:1",),
         upstream_http2=pool.http2,
         retries=2,
+        request_body=pool.request_body,
+        response_body=pool.response_body,
+        failure_mode_allow=pool.fail_open,
     )
-    return bootstrap(options)
 
 
 def _route(rule: Rule, pools: Mapping[str, Pool]) -> Json:
@@ -165,9 +172,10 @@ def _route(rule: Rule, pools: Mapping[str, Pool]) -> Json:
 
 
 def _asks(pool: Pool) -> Json:
-    """Whom the filter asks for requests to this pool, and what happens where nobody answers."""
-    service = {"envoy_grpc": {"cluster_name": pool.picker}}
-    overrides = {"grpc_service": service, "failure_mode_allow": pool.fail_open}
+    """Whom the filter asks for requests to this pool, with which bodies, and what happens where nobody answers."""
+    filter: Json = ext_proc(_options(pool))["typed_config"]  # type: ignore[assignment]
+    overrides = {key: filter[key] for key in ("grpc_service", "processing_mode", "failure_mode_allow")}
+    overrides["grpc_service"]["envoy_grpc"]["cluster_name"] = pool.picker
     return {EXT_PROC: {"@type": f"{TYPE}.extensions.filters.http.ext_proc.v3.ExtProcPerRoute", "overrides": overrides}}
 
 

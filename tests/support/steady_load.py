@@ -1,4 +1,8 @@
-"""Requests at a steady rate while something else happens, and every one that failed."""
+"""Requests at a steady rate to simulated servers while something else happens, and every one that failed.
+
+A request has failed when its status is not 200, when its connection broke, when it took too long, and when its answer has
+fewer words than the server says that it made.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +10,21 @@ import asyncio
 import contextlib
 import itertools
 from collections.abc import AsyncIterator
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import aiohttp
 import msgspec
 
+_DATA: Final = b"data: "
+_LAST: Final = b"data: [DONE]\n\n"
+
 
 class Failure(NamedTuple):
+    number: int
+    """The first request of the load is 0."""
     sent_s: float
     """By the event loop's clock."""
+    ended_s: float
     problem: str
 
 
@@ -37,8 +47,11 @@ class SteadyLoad(msgspec.Struct):
 
 
 @contextlib.asynccontextmanager
-async def steady_load(url: str, *, rate: float, model: str) -> AsyncIterator[SteadyLoad]:
-    """`rate` requests a second, whether or not earlier ones were answered, until the block ends; all are waited for."""
+async def steady_load(url: str, *, rate: float, model: str, streamed: int = 0) -> AsyncIterator[SteadyLoad]:
+    """`rate` requests a second, whether or not earlier ones were answered, until the block ends; all are waited for.
+
+    Of each ten, `streamed` have an answer of 30 tokens that comes in pieces; the others of 2 tokens.
+    """
     load = SteadyLoad(rate)
     pending: set[asyncio.Task[None]] = set()
     stop = asyncio.Event()
@@ -47,19 +60,22 @@ async def steady_load(url: str, *, rate: float, model: str) -> AsyncIterator[Ste
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60), connector=connector) as session:
 
         async def one(number: int) -> None:
-            body = {"model": model, "prompt": f"number {number} of a steady load", "max_tokens": 2}
+            streams = number % 10 < streamed
+            body = {"model": model, "prompt": f"number {number} of a steady load", "max_tokens": 30 if streams else 2}
+            if streams:
+                body |= {"stream": True, "stream_options": {"include_usage": True}}
             sent_s = loop.time()
             try:
                 async with session.post(f"{url}/v1/completions", json=body) as response:
-                    text = await response.text()
-                    if response.status == 200:
+                    text = await response.read()
+                    problem = f"{response.status} {text[:200]!r}"
+                    if response.status == 200 and _is_whole(text, streams=streams):
                         load.answered += 1
                         load.servers.add(response.headers.get("x-sim-name", ""))
                         return
-                    problem = f"{response.status} {text[:200]}"
             except (aiohttp.ClientError, OSError) as error:
                 problem = repr(error)
-            load.failures.append(Failure(sent_s, problem))
+            load.failures.append(Failure(number, sent_s, loop.time(), problem))
 
         async def send() -> None:
             began = loop.time()
@@ -79,3 +95,32 @@ async def steady_load(url: str, *, rate: float, model: str) -> AsyncIterator[Ste
             stop.set()
             await sending
             await asyncio.gather(*pending)
+
+
+class _Choice(msgspec.Struct):
+    text: str
+
+
+class _Usage(msgspec.Struct):
+    completion_tokens: int
+
+
+class _Part(msgspec.Struct):
+    choices: list[_Choice]
+    usage: _Usage | None = None
+
+
+_PART: Final = msgspec.json.Decoder(_Part)
+
+
+def _is_whole(text: bytes, *, streams: bool) -> bool:
+    """A simulated server's tokens are words."""
+    if streams and not text.endswith(_LAST):
+        return False
+    documents = text.removesuffix(_LAST).split(b"\n\n")[:-1] if streams else [text]
+    try:
+        parts = [_PART.decode(document.removeprefix(_DATA)) for document in documents]
+    except msgspec.DecodeError:
+        return False
+    words = sum(len(choice.text.split()) for part in parts for choice in part.choices)
+    return sum(part.usage.completion_tokens for part in parts if part.usage is not None) == words > 0

@@ -30,7 +30,12 @@ DENOMINATORS = {"HUNDRED": 100, "TEN_THOUSAND": 10_000, "MILLION": 1_000_000}
 PARSING = Readers(request=("openai-parser",), response=("openai-parser",))
 BLIND = Readers()
 WATCHING = Readers(pieces=("chunk-counter",))
-FULL, NONE, BUFFERED = BodyMode.FULL_DUPLEX_STREAMED, BodyMode.NONE, BodyMode.BUFFERED
+FULL, NONE, BUFFERED, STREAMED = (
+    BodyMode.FULL_DUPLEX_STREAMED,
+    BodyMode.NONE,
+    BodyMode.BUFFERED,
+    BodyMode.STREAMED,
+)
 
 
 def manager(config: dict[str, Any]) -> dict[str, Any]:
@@ -258,10 +263,11 @@ def test_filter_and_routes_are_those_of_the_whole_bootstrap() -> None:
     ("readers", "fail_open", "modes"),
     [
         (PARSING, False, (FULL, FULL)),
-        (PARSING, True, (BUFFERED, FULL)),
+        (PARSING, True, (BUFFERED, STREAMED)),
         (BLIND, False, (NONE, NONE)),
         (BLIND, True, (NONE, NONE)),
         (WATCHING, False, (NONE, FULL)),
+        (WATCHING, True, (NONE, STREAMED)),
     ],
 )
 def test_by_default_what_is_read_is_sent(readers: Readers, fail_open: bool, modes: tuple[BodyMode, BodyMode]) -> None:
@@ -287,7 +293,8 @@ def test_what_is_asked_for_is_what_one_gets(
 ) -> None:
     fraction = 0.25 if response is ResponseBodies.SAMPLED else None
     asked_request = {RequestBodies.ALL: FULL, RequestBodies.BUFFERED: BUFFERED, RequestBodies.NONE: NONE}
-    asked_response = {ResponseBodies.ALL: FULL, ResponseBodies.SAMPLED: FULL, ResponseBodies.NONE: NONE}
+    sent = STREAMED if fail_open else FULL
+    asked_response = {ResponseBodies.ALL: sent, ResponseBodies.SAMPLED: sent, ResponseBodies.NONE: NONE}
 
     chosen = choose(readers, request=request, response=response, fraction=fraction, fail_open=fail_open)
 
