@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from epp.envoy.modes import Readers, choose
 from tests.e2e.test_kubernetes import MODEL, gateway_for, inference_pool, model_servers, overlay
 from tests.support.cluster import Cluster
 from tests.support.kube_api import Object
-from tests.support.stack import eventually
 from tests.support.steady_load import steady_load
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kube, pytest.mark.asyncio(loop_scope="session")]
 
-RATE = 100.0
+RATE = 100.0  # a second
 EPP = "app.kubernetes.io/name=llm-epp"
 SERVERS = "app=vllm-llama"
+# So that those that are told to go have gone while the load goes on.
+SOON_OVER = {
+    "target": {"kind": "Deployment", "name": "epp"},
+    "patch": """\
+- {op: test, path: /spec/template/spec/containers/0/args/3, value: --drain-timeout=120s}
+- {op: replace, path: /spec/template/spec/containers/0/args/3, value: --drain-timeout=5s}
+""",
+}
 
 
 def simulators(replicas: int) -> Object:
@@ -27,74 +36,79 @@ def simulators(replicas: int) -> Object:
 
 
 @pytest.mark.timeout(300)
-async def test_no_request_fails_while_the_pool_is_scaled_and_the_picker_rolls(
+async def test_no_request_fails_while_model_servers_and_pickers_are_scaled_and_replaced(
     cluster: Cluster, cluster_namespace: str, tmp_path: Path
 ) -> None:
     namespace = cluster_namespace
     cluster.api.apply(simulators(1), namespace=namespace)
     cluster.api.apply(inference_pool(), namespace=namespace)
-    cluster.kubectl("apply", "-k", overlay(tmp_path, namespace, "existing-pool"))
+    cluster.kubectl("apply", "-k", overlay(tmp_path, namespace, "existing-pool", patches=[SOON_OVER]))
 
     async with (
         gateway_for(cluster, namespace, tmp_path, "vllm-llama") as gateway,
-        steady_load(gateway.url, rate=RATE, model=MODEL) as load,
+        steady_load(gateway.url, rate=RATE, model=MODEL, streamed=1) as load,
     ):
-        [old] = await asyncio.to_thread(cluster.until_ready, namespace, EPP, 1)
-        await load.until_answered(20)
-        for count in (3, 1):
-            await asyncio.to_thread(
-                cluster.kubectl, "scale", "deployment/llama", f"--replicas={count}", f"-n={namespace}"
-            )
-            await asyncio.to_thread(cluster.until_ready, namespace, SERVERS, count)
-            await asyncio.to_thread(
-                cluster.until, lambda count=count: _exist(cluster, namespace, SERVERS) == count, "Pods are left"
-            )
-            await load.until_answered(20)
-        await asyncio.to_thread(cluster.kubectl, "rollout", "restart", "deployment/epp", f"-n={namespace}")
-        await asyncio.to_thread(
-            cluster.until, lambda: _is_another(cluster, namespace, old), "the picker is not replaced"
-        )
-        await load.until_answered(40)
+        for deployment, selector in (("llama", SERVERS), ("epp", EPP)):
+            for count in (3, 1):
+                await asyncio.to_thread(_scale, cluster, namespace, deployment, selector, count)
+                await load.until_answered(100)
+            await asyncio.to_thread(_replace, cluster, namespace, deployment, selector)
+            await load.until_answered(100)
 
+    print(f"{len(load.failures)} of {load.sent} requests failed")
     assert load.failures == []
-    assert load.answered == load.sent >= 100
+    assert load.answered == load.sent >= 1000
 
 
 @pytest.mark.timeout(300)
-async def test_a_leader_that_is_told_to_go_fails_no_request_and_one_that_dies_only_those_that_were_on_their_way(
+async def test_no_request_fails_when_the_leader_is_told_to_go_nor_when_it_is_killed(
     cluster: Cluster, cluster_namespace: str, tmp_path: Path
 ) -> None:
+    """With the bodies that `epp envoy-config --failure-mode open` has Envoy send."""
     namespace = cluster_namespace
     cluster.api.apply(simulators(2), namespace=namespace)
     cluster.api.apply(inference_pool(), namespace=namespace)
-    cluster.kubectl("apply", "-k", overlay(tmp_path, namespace, "high-availability"))
+    cluster.kubectl("apply", "-k", overlay(tmp_path, namespace, "high-availability", patches=[SOON_OVER]))
+    modes = choose(Readers(request=("a parser",), response=("a parser",)), fail_open=True)
+    bodies = {"request_body": modes.request, "response_body": modes.response}
 
-    async with gateway_for(cluster, namespace, tmp_path, "vllm-llama", fail_open=True) as gateway:
-        async with steady_load(gateway.url, rate=RATE, model=MODEL) as told:
-            first = await asyncio.to_thread(_leader, cluster, namespace)
-            await told.until_answered(20)
-            await asyncio.to_thread(_delete, cluster, first)
-            await asyncio.to_thread(cluster.until, lambda: _is_another(cluster, namespace, first), "nobody else leads")
-            await told.until_answered(40)
-
-        async with steady_load(gateway.url, rate=RATE, model=MODEL) as killed:
-            second = await asyncio.to_thread(_leader, cluster, namespace)
-            await killed.until_answered(20)
-            await asyncio.to_thread(cluster.kill, second)
-            address = second["status"]["podIP"]
-            await eventually(
-                lambda: gateway.addresses("pool-epp"), lambda used: address not in str(used), deadline_s=60
+    async with (
+        gateway_for(cluster, namespace, tmp_path, "vllm-llama", fail_open=True, **bodies) as gateway,
+        steady_load(gateway.url, rate=RATE, model=MODEL, streamed=1) as load,
+    ):
+        for go in (partial(_delete, cluster), cluster.kill):
+            leader = await asyncio.to_thread(_leader, cluster, namespace)
+            await load.until_answered(100)
+            await asyncio.to_thread(go, leader)
+            await asyncio.to_thread(
+                cluster.until, partial(_is_another, cluster, namespace, leader), "nobody else leads"
             )
-            noticed_s = asyncio.get_running_loop().time()
-            await asyncio.to_thread(cluster.until, lambda: _is_another(cluster, namespace, second), "nobody else leads")
-            await killed.until_answered(40)
+            await load.until_answered(100)
 
-    assert told.failures == []
-    late = [failure for failure in killed.failures if failure.sent_s > noticed_s]
-    assert late == []
-    print(
-        f"{len(killed.failures)} of {killed.sent} requests failed, all sent before the gateway saw that the leader is dead"
-    )
+    print(f"{len(load.failures)} of {load.sent} requests failed")
+    assert load.failures == []
+    assert load.answered == load.sent >= 1000
+
+
+def _scale(cluster: Cluster, namespace: str, deployment: str, selector: str, count: int) -> None:
+    """Return when there are so many Pods, all are ready, and the others are gone."""
+    cluster.kubectl("scale", f"deployment/{deployment}", f"--replicas={count}", f"-n={namespace}")
+    cluster.until_ready(namespace, selector, count)
+    cluster.until(lambda: len(_all(cluster, namespace, selector)) == count, "Pods are left")
+
+
+def _replace(cluster: Cluster, namespace: str, deployment: str, selector: str) -> None:
+    """Return when those of before are gone and another one is ready."""
+    before = _all(cluster, namespace, selector)
+    cluster.kubectl("rollout", "restart", f"deployment/{deployment}", f"-n={namespace}")
+    cluster.until(lambda: not before & _all(cluster, namespace, selector), "Pods are not replaced")
+    cluster.until_ready(namespace, selector, len(before))
+
+
+def _all(cluster: Cluster, namespace: str, selector: str) -> set[str]:
+    """Those on their way out, too."""
+    found = cluster.api.list("v1", "Pod", namespace=namespace, labelSelector=selector)
+    return {pod["metadata"]["uid"] for pod in found}
 
 
 def _leader(cluster: Cluster, namespace: str) -> Object:
@@ -112,11 +126,6 @@ def _is_another(cluster: Cluster, namespace: str, before: Object) -> bool:
 def _process(pod: Object) -> str:
     identity: str = pod["status"]["containerStatuses"][0]["containerID"]
     return identity
-
-
-def _exist(cluster: Cluster, namespace: str, selector: str) -> int:
-    """Those on their way out, too."""
-    return len(cluster.api.list("v1", "Pod", namespace=namespace, labelSelector=selector))
 
 
 def _delete(cluster: Cluster, pod: Object) -> None:
