@@ -4,13 +4,17 @@ A model server reads prompts first come, first served. So a first token says tha
 a prompt without one says that those behind it are not, but for what fits into the same step. Between these two bounds the
 backlog drains as a fluid, at the rate that the endpoint's first tokens have shown, less what decoding takes of a step.
 No I/O, no clock: times are seconds, given by the caller, and never go back.
+
+Rates are medians, so that no first request that waited for a compiler decides one, and none that was cached unknown to us.
+An endpoint's own is that of what it has shown and of the pool's as one more sample: the first few first tokens, wherever they
+come from, tell of all endpoints, and some more of its own tell each one apart.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from math import ceil
+from math import ceil, inf, isnan, nan
 from typing import Final
 
 import numpy as np
@@ -23,22 +27,26 @@ _DECODING_SHARE: Final = 0.0015
 _OVERHEAD_S: Final = 0.01
 # Tokens of one engine step, which several prompts may share.
 _STEP_TOKENS: Final = 2048.0
-_LEARNING_SHARE: Final = 0.05  # of a sample, once there are enough of them
-# With less work than this a first token says little about the rate.
-_TELLING_TOKENS: Final = 1024.0
-_MOST_OFF: Final = 4.0  # a single sample is not believed to be further off
+# With less work than this a first token says little about the rate: half as much as one with far more.
+_TELLING_TOKENS: Final = 512.0
+_POOLED: Final = 15  # newest samples that say what endpoints of this pool read
+_OWN: Final = 31  # newest samples of one endpoint
+_GUESS_WEIGHT: Final = 0.25  # of the initial rate among the pool's samples; theirs are under 1
+_POOL_WEIGHT: Final = 2.0  # of the pool's rate among an endpoint's
+_OWN_ENOUGH: Final = 7  # samples beside which it hardly counts
+# An endpoint that has shown nothing for so long forgets half: one that is wrongly taken for slow would show nothing for ever.
+_FADES_AFTER_S: Final = 300.0
 
 
 class Prompt:
     """A prompt on its way through the line of an endpoint."""
 
-    __slots__ = ("added_s", "ends", "expected_s", "line", "seen_waiting", "tokens", "waits", "watched", "work")
+    __slots__ = ("added_s", "ends", "line", "seen_waiting", "tokens", "waits", "watched", "work")
 
-    def __init__(self, line: Line, tokens: float, *, work: float, expected_s: float, added_s: float) -> None:
+    def __init__(self, line: Line, tokens: float, *, work: float, added_s: float) -> None:
         self.line = line
         self.tokens = tokens  # that are not cached; a whole number
         self.work = work  # tokens before its first output, its own included, as believed when it came
-        self.expected_s = expected_s  # how long that takes
         self.added_s = added_s
         self.watched = False  # its first token will be seen
         self.waits = True  # its first token has not been seen, nor one of a later prompt
@@ -49,12 +57,28 @@ class Prompt:
 class Line:
     """The prompts of one endpoint that are not known to be read, oldest first. `row` is -1 once the endpoint has gone."""
 
-    __slots__ = ("decoding", "pending", "prompts", "rate", "row", "samples")
+    __slots__ = (
+        "decoding",
+        "pending",
+        "prompts",
+        "rate",
+        "read_s",
+        "read_tokens",
+        "row",
+        "samples",
+        "seen_s",
+        "shown",
+        "shown_s",
+    )
 
     def __init__(self, row: int, rate: float) -> None:
         self.row = row
         self.rate = rate  # tokens a second, beside no decoding sequence
+        self.shown = _Rates(_OWN)
+        self.shown_s = 0.0  # the newest of them
         self.samples = 0
+        self.seen_s = -inf  # the newest first token; NaN if more was read since
+        self.read_tokens = self.read_s = 0.0  # not yet enough for a sample
         self.prompts: deque[Prompt] = deque()
         self.pending = 0.0  # the sum of their tokens
         self.decoding = 0
@@ -67,8 +91,11 @@ class PrefillLines:
     """
 
     def __init__(self, capacity: int, *, initial_rate: float) -> None:
-        self._initial_rate = initial_rate
+        self._pool = _Rates(_POOLED)
+        self._guess = (initial_rate, _GUESS_WEIGHT)
+        self._pool_rate = initial_rate
         self._drained_s = 0.0
+        self._faded_s = 0.0
         self._lines: dict[int, Line] = {}
         self.tokens: Floats = np.zeros(capacity)
         self.speed: Floats = np.full(capacity, initial_rate)
@@ -82,7 +109,7 @@ class PrefillLines:
         more = capacity - len(self.tokens)
         if more > 0:
             self.tokens = np.concatenate([self.tokens, np.zeros(more)])
-            self.speed = np.concatenate([self.speed, np.full(more, self._initial_rate)])
+            self.speed = np.concatenate([self.speed, np.full(more, self._pool_rate)])
             self._floor = np.concatenate([self._floor, np.zeros(more)])
 
     def drain(self, now_s: float) -> None:
@@ -96,14 +123,19 @@ class PrefillLines:
         """That of the endpoint in `row`, made where there is none."""
         line = self._lines.get(row)
         if line is None:
-            line = self._lines[row] = Line(row, self._likely_rate())
+            line = self._lines[row] = Line(row, self._pool_rate)
             self._moved(line)
         return line
 
     def remember(self, row: int, rate: float, samples: int) -> None:
         """The endpoint in `row` is known from before."""
         line = self.line(row)
-        line.rate, line.samples = rate, samples
+        line.samples = samples
+        for _ in range(min(samples, _OWN_ENOUGH)):
+            line.shown.add(rate, 1.0)
+        self._pool.add(rate, 1.0)
+        self._pool_rate = self._pool.median(*self._guess)
+        line.rate = rate
         self._moved(line)
 
     def forget(self, row: int) -> None:
@@ -113,7 +145,7 @@ class PrefillLines:
             line.row = -1
         if row < len(self.tokens):
             self.tokens[row] = self._floor[row] = 0.0
-            self.speed[row] = self._initial_rate
+            self.speed[row] = self._pool_rate
 
     def add(self, row: int, tokens: float, now_s: float, *, watched: bool) -> Prompt:
         """A prompt with `tokens` that are not cached goes to the endpoint in `row`; whether its first token will be seen.
@@ -122,8 +154,7 @@ class PrefillLines:
         """
         line = self.line(row)
         work = self.tokens.item(row) + tokens
-        expected_s = _OVERHEAD_S + work / self.speed.item(row)
-        prompt = Prompt(line, tokens, work=work, expected_s=expected_s, added_s=now_s)
+        prompt = Prompt(line, tokens, work=work, added_s=now_s)
         prompt.watched = watched
         line.prompts.append(prompt)
         line.pending += tokens
@@ -144,7 +175,9 @@ class PrefillLines:
             return
         self.drain(now_s)
         if learns:
-            self._learn(line, prompt.work, now_s - prompt.added_s, prompt.expected_s)
+            self._first_token(prompt, now_s)
+        else:
+            line.seen_s = nan
         while prompt.waits:
             first = line.prompts.popleft()
             first.waits = False
@@ -179,7 +212,7 @@ class PrefillLines:
         known = sum(1 for prompt in line.prompts if prompt.added_s < at_s)
         for prompt in list(line.prompts)[: max(0, known - int(min(waiting, known)) - 1)]:
             if prompt.seen_waiting:
-                self._learn(line, prompt.work, at_s - prompt.added_s, prompt.expected_s)
+                self._believed(prompt, at_s)
             self.read(prompt, self._drained_s, learns=False)
         for prompt in line.prompts:
             prompt.seen_waiting = prompt.seen_waiting or prompt.added_s < at_s
@@ -203,16 +236,58 @@ class PrefillLines:
 
     def _end_tells(self, prompt: Prompt, now_s: float) -> None:
         """A response that is over before its first token was expected shows that the rate is higher."""
-        took_s = now_s - prompt.added_s
-        if prompt.waits and took_s < prompt.expected_s:
-            self._learn(prompt.line, prompt.work, took_s, prompt.expected_s)
+        line, took_s = prompt.line, now_s - prompt.added_s
+        if prompt.waits and _rate(line, prompt.work, took_s - _OVERHEAD_S) > line.rate:
+            self._believed(prompt, now_s)
 
-    def _learn(self, line: Line, work: float, took_s: float, expected_s: float) -> None:
+    def _first_token(self, prompt: Prompt, now_s: float) -> None:
+        """What was read since the first token before, where nothing else is known to have been read and there was no pause."""
+        line = prompt.line
+        first, seen_s = line.prompts[0], line.seen_s
+        line.seen_s = now_s
+        if isnan(seen_s) or (prompt is not first and prompt.added_s > seen_s):
+            self._believed(prompt, now_s)
+            return
+        tokens = 0.0
+        for other in line.prompts:
+            tokens += other.tokens
+            if other is prompt:
+                break
+        took_s = now_s - seen_s if first.added_s <= seen_s else now_s - first.added_s - _OVERHEAD_S
+        # Prompts that share a step have their first tokens at once: only their sum tells.
+        weight = _telling(tokens)
+        line.read_tokens += weight * tokens
+        line.read_s += weight * max(took_s, 0.0)
+        if line.read_tokens >= _TELLING_TOKENS:
+            self._shows(line, _rate(line, line.read_tokens, line.read_s), 1.0)
+            line.read_tokens = line.read_s = 0.0
+
+    def _believed(self, prompt: Prompt, now_s: float) -> None:
+        """By `now_s` all was read that was believed to be before the prompt when it came."""
+        line = prompt.line
+        rate = _rate(line, prompt.work, now_s - prompt.added_s - _OVERHEAD_S)
+        if prompt.work:
+            self._shows(line, rate, _telling(prompt.work))
+
+    def _shows(self, line: Line, rate: float, weight: float) -> None:
+        """An endpoint has shown this rate."""
         line.samples += 1
-        share = max(_LEARNING_SHARE, 1.0 / (line.samples + 1.0)) * work / (work + _TELLING_TOKENS)
-        ratio = max(took_s - _OVERHEAD_S, 1e-3) / max(expected_s - _OVERHEAD_S, 1e-3)
-        ratio = min(max(ratio, 1.0 / _MOST_OFF), _MOST_OFF)
-        line.rate /= 1.0 + share * (ratio - 1.0)
+        line.shown_s = self._drained_s
+        line.shown.add(rate, weight)
+        self._pool.add(rate, weight)
+        self._pool_rate = self._pool.median(*self._guess)
+        if self._drained_s - self._faded_s >= _FADES_AFTER_S:
+            self._fade()
+        for other in self._lines.values():
+            if other is line or len(other.shown) < _OWN_ENOUGH:
+                other.rate = other.shown.median(self._pool_rate, _POOL_WEIGHT)
+                self._moved(other)
+
+    def _fade(self) -> None:
+        self._faded_s = self._drained_s
+        for line in self._lines.values():
+            if self._drained_s - line.shown_s >= _FADES_AFTER_S:
+                line.shown.halve()
 
     def _moved(self, line: Line) -> None:
         """The line's prompts, decoding sequences or rate have changed: so have its bounds and its speed."""
@@ -225,7 +300,40 @@ class PrefillLines:
         self.tokens[row] = min(max(self.tokens.item(row), floor), pending)
         self.speed[row] = line.rate / (1.0 + _DECODING_SHARE * line.decoding)
 
-    def _likely_rate(self) -> float:
-        """Of an endpoint that has not shown its own: low rather than high, which costs less where it is wrong."""
-        rates = [line.rate for line in self._lines.values() if line.samples]
-        return min(rates) if rates else self._initial_rate
+
+class _Rates:
+    """The newest samples of a rate, each with its weight."""
+
+    def __init__(self, most: int) -> None:
+        self._newest: deque[tuple[float, float]] = deque(maxlen=most)
+
+    def __len__(self) -> int:
+        return len(self._newest)
+
+    def add(self, rate: float, weight: float) -> None:
+        self._newest.append((rate, weight))
+
+    def halve(self) -> None:
+        """Forget the older half."""
+        for _ in range((len(self._newest) + 1) // 2):
+            self._newest.popleft()
+
+    def median(self, guess: float, weight: float) -> float:
+        """Of the samples and a guess."""
+        samples = sorted((*self._newest, (guess, weight)))
+        left = sum(weight for _, weight in samples) / 2.0
+        for rate, of_one in samples:
+            left -= of_one
+            if left <= 0.0:
+                return rate
+        return guess
+
+
+def _telling(tokens: float) -> float:
+    """How much a sample of so many tokens says."""
+    return tokens / (tokens + _TELLING_TOKENS)
+
+
+def _rate(line: Line, tokens: float, took_s: float) -> float:
+    """Tokens a second, beside no decoding sequence."""
+    return max(tokens, 1.0) * (1.0 + _DECODING_SHARE * line.decoding) / max(took_s, 1e-3)

@@ -31,12 +31,13 @@ _HARDLY_ANY_S: Final = 0.1
 class ExpectedCostScorer(Scorer):
     """(least cost + 0.1 s) / (cost + 0.1 s), so that twice the cost of the best is about half its score.
 
-    Cost in seconds: backlog / rate + reading * (1 + `cacheFillWeight` + `stallWeight` * n) + `requestCostMs` * n, where reading
-    is the time for the prompt's uncached tokens (tokens / rate), and n the requests in flight. The time until the first
-    token, backlog / rate + reading, is the latency predictor's where one is configured and has learnt. `cacheFillWeight` is the
-    price of filling a cache with what another endpoint holds already, `stallWeight` how much of the reading each answer in
-    progress is held up by, `requestCostMs` what one answer more costs the others. Reads in_flight_requests and the request's
-    PrefillBacklog. An endpoint whose load is not known (waiting_requests) scores 0, unless that of none is.
+    Cost in seconds: (backlog + uncached) / rate + uncached / mean rate * (`cacheFillWeight` + `stallWeight` * n) +
+    `requestCostMs` * n, with the prompt's uncached tokens and n requests in flight. The first term is the time until the first
+    token, and the latency predictor's where one is configured and has learnt. `cacheFillWeight` is the price of filling a cache
+    with what another endpoint holds already, `stallWeight` how much of the reading each answer in progress is held up by,
+    `requestCostMs` what one answer more costs the others. What others pay is counted at the candidates' mean rate: at its own,
+    a slow endpoint would be left idle. Reads in_flight_requests and the request's PrefillBacklog. An endpoint whose load is not
+    known (waiting_requests) scores 0, unless that of none is.
     """
 
     type = "expected-cost-scorer"
@@ -67,7 +68,7 @@ class ExpectedCostScorer(Scorer):
         in_flight = columns[IN_FLIGHT_REQUESTS][rows]
         cost_s: Floats = in_flight * self._request_cost_s + _HARDLY_ANY_S
         backlog: PrefillBacklog | None = request.data.get(self._backlog_key)
-        if backlog is not None:
+        if backlog is not None and len(rows):
             cost_s += self._reading_s(request, backlog, rows, in_flight)
         waiting = columns[WAITING_REQUESTS][rows]
         # argmax hands a NaN through, in a fraction of the time that looking for one takes.
@@ -80,15 +81,14 @@ class ExpectedCostScorer(Scorer):
     def _reading_s(self, request: Request, backlog: PrefillBacklog, rows: Rows, in_flight: Floats) -> Floats:
         """Time until the first token, and what reading this prompt costs others."""
         tokens, uncached, rate = backlog.tokens[rows], backlog.uncached_tokens[rows], backlog.rate[rows]
-        price = in_flight * self._stall_weight + self._fill_weight
+        first_token_s: Floats = (tokens + uncached) / rate
         prediction: LatencyPrediction | None = request.data.get(self._prediction_key)
-        if prediction is None:
-            by_formula: Floats = ((price + 1.0) * uncached + tokens) / rate
-            return by_formula
-        predicted_s = prediction.ttft_ms[rows] / 1000.0
-        first_token_s = np.where(np.isfinite(predicted_s), predicted_s, (tokens + uncached) / rate)
-        predicted: Floats = first_token_s + price * uncached / rate
-        return predicted
+        if prediction is not None:
+            predicted_s = prediction.ttft_ms[rows] / 1000.0
+            first_token_s = np.where(np.isfinite(predicted_s), predicted_s, first_token_s)
+        price = (in_flight * self._stall_weight + self._fill_weight) / (rate.sum() / len(rows))
+        cost_s: Floats = first_token_s + price * uncached
+        return cost_s
 
 
 def _shares_of_least(cost: Floats) -> Floats:

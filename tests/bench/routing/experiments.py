@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from tests.bench.routing.picker import ROUND_ROBIN, with_predictor
+from tests.bench.routing.picker import ROUND_ROBIN, with_predictor, with_rate
 from tests.bench.routing.simulation import Setting
 
 _CONFIG: Final = Path(__file__).parents[3] / "config"
@@ -17,6 +17,7 @@ POLICIES: Final[dict[str, Path | str]] = {
     "default": _CONFIG / "default.yaml",
     BASELINE: _CONFIG / "sticky-until-saturated.yaml",
     "recommended": _CONFIG / "recommended.yaml",
+    "recommended, rate given": with_rate(_CONFIG / "recommended.yaml", 400),
     "with prediction": with_predictor(_CONFIG / "recommended.yaml"),
     "prediction, SLO admission": with_predictor(_CONFIG / "recommended.yaml", admits=True),
     "latency-slo": _CONFIG / "latency-slo.yaml",
@@ -28,6 +29,8 @@ NEAR: Final = 3.8
 OVER: Final = 4.6
 # The same share of what the fleet can do where one of eight servers does half as much.
 NEAR_WITH_ONE_SLOW: Final = NEAR * 7.5 / 8
+# A server of the comparison reads 20,000 tokens a second at best; these read 400, where recommended.yaml begins with 8,000.
+_SLOWER: Final = 0.02
 _ALL: Final = ("round robin", "default", BASELINE, "recommended")
 _PREDICTED: Final = ("recommended", "with prediction")
 _PROMISED: Final = (*_PREDICTED, "prediction, SLO admission", "latency-slo")
@@ -54,6 +57,12 @@ EXPERIMENTS: Final[dict[str, Experiment]] = {
         "near saturation, bodies of one response in ten", NEAR, Setting(bodies="sampled"), (BASELINE, "recommended")
     ),
     "none": Experiment("near saturation, no response bodies", NEAR, Setting(bodies="none"), (BASELINE, "recommended")),
+    "slower": Experiment(
+        "near saturation, all servers twenty times slower than is guessed",
+        NEAR * _SLOWER,
+        Setting(speeds=(_SLOWER,) * 8),
+        (*_ALL[1:], "recommended, rate given"),
+    ),
     "two": Experiment(
         "near saturation, two pickers that do not know of each other", NEAR, Setting(pickers=2), _ALL[1:]
     ),

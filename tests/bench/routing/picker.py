@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
@@ -52,6 +53,13 @@ def with_predictor(path: Path, *, admits: bool = False) -> str:
     admitter = "- {type: latency-slo-admitter, parameters: {applyTo: all}}\n" if admits else ""
     assert _BACKLOG in text
     return text.replace(_BACKLOG, f"- type: predicted-latency-producer\n{admitter}{_BACKLOG}")
+
+
+def with_rate(path: Path, tokens_per_s: int) -> str:
+    """A configuration of expected cost that is told how fast servers read."""
+    text, found = re.subn(r"(?<=initialPrefillThroughput: )\d+", str(tokens_per_s), path.read_text())
+    assert found
+    return text
 
 
 ROUND_ROBIN: Final = """

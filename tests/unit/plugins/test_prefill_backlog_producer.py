@@ -257,7 +257,7 @@ def test_the_rate_follows_first_tokens_endpoint_by_endpoint() -> None:
     assert rates[2] == RATE
 
 
-def test_an_endpoint_that_comes_is_taken_for_as_slow_as_the_slowest() -> None:
+def test_an_endpoint_that_comes_is_taken_for_as_quick_as_is_usual() -> None:
     world = World(2)
     for _ in range(50):
         request = world.send(4000, 0)
@@ -321,7 +321,7 @@ def test_rates_survive_a_restart() -> None:
         after.producer.endpoint_added(endpoint)
 
     assert after.seen().rate[0] == pytest.approx(world.seen().rate[0])
-    assert after.seen().rate[1] == RATE
+    assert after.seen().rate[1] > 3 * RATE  # what is known of one is a beginning for the others
 
 
 @pytest.mark.parametrize("state", [b"{}x", b'{"a": 1}', b'{"a": {"rate": -1.0, "samples": 1}}'])
