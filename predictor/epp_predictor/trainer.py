@@ -90,7 +90,8 @@ class Trainer:
         self._rows = np.zeros((0, WIDTH))
         self._waiting: list[Floats] = []
         self._samples = 0
-        self._new = 0
+        self._held = dict.fromkeys(TARGETS, 0)
+        self._new = dict.fromkeys(TARGETS, 0)
         self._fitted_at_s = -np.inf
         self._in_use: dict[str, TargetSnapshot] = {}
         self._watched: dict[str, _Watched] = {}
@@ -110,11 +111,15 @@ class Trainer:
         self.refused += len(rows) - len(good)
         if not len(good):
             return 0
-        for target, watched in self._watched.items():
-            watched.add(good[observed(good, target) & (good[:, CENSORED] == 0)], target)
+        for target in TARGETS:
+            seen = _seen(good, target)
+            count = int(np.count_nonzero(seen))
+            self._held[target] += count
+            self._new[target] += count
+            if target in self._watched:
+                self._watched[target].add(good[seen], target)
         self._waiting.append(good)
         self._samples += len(good)
-        self._new += len(good)
         if self._samples > self.settings.capacity:
             self._drop(now_s)
         return len(good)
@@ -131,34 +136,40 @@ class Trainer:
         kept = retained(self._rows, now_s=now_s, max_age_s=s.max_age_s, per_stratum=s.per_stratum, newest=s.newest)
         self._rows = self._rows[kept]
         self._samples = len(self._rows)
+        self._held = {target: int(np.count_nonzero(_seen(self._rows, target))) for target in TARGETS}
 
     def flush(self) -> int:
         """Forget all samples; models stay. Returns how many there were."""
         count, self._rows = self._samples, np.zeros((0, WIDTH))
         self._waiting.clear()
-        self._samples = self._new = 0
+        self._samples = 0
+        self._held = dict.fromkeys(TARGETS, 0)
+        self._new = dict.fromkeys(TARGETS, 0)
         return count
 
     # --- models out -------------------------------------------------------------------------------------------------------
 
     def due(self, now_s: float) -> str:
-        """Why to fit now: `interval`, or what drifted; empty when there is no reason to."""
+        """Why to fit now: `interval`, or what drifted; empty while no target has news enough, or nothing to be fitted on."""
         s = self.settings
-        if self._new < s.fewest_new or self._samples < s.fewest_samples:
-            return ""
         since_s = now_s - self._fitted_at_s
-        if since_s >= s.interval_s:
-            return "interval"
-        if since_s >= s.drift_pause_s:
-            for target, watched in self._watched.items():
-                if watched.drift.reason:
-                    return f"{target} {watched.drift.reason}"
+        for target in TARGETS:
+            if self._new[target] < s.fewest_new or self._held[target] < self._fewest(target):
+                continue
+            if since_s >= s.interval_s:
+                return "interval"
+            watched = self._watched.get(target)
+            if since_s >= s.drift_pause_s and watched is not None and watched.drift.reason:
+                return f"{target} {watched.drift.reason}"
         return ""
+
+    def _fewest(self, target: str) -> int:
+        return self.settings.fewest_to_replace if target in self._in_use else self.settings.fewest_samples
 
     def train(self, now_s: float, reason: str = "asked") -> Training:
         """Fit and judge both targets. Never raises for what samples contain: an outcome tells."""
         self._fitted_at_s = now_s
-        self._new = 0
+        self._new = dict.fromkeys(TARGETS, 0)
         self._drop(now_s)
         outcomes = [outcome for target in TARGETS if (outcome := self._train_target(target, now_s)) is not None]
         is_published = any(outcome.result == "published" for outcome in outcomes)
@@ -169,7 +180,7 @@ class Trainer:
     def _train_target(self, target: str, now_s: float) -> Outcome | None:
         rows = self._usable(target)
         s = self.settings
-        if len(rows) < (s.fewest_to_replace if target in self._in_use else s.fewest_samples):
+        if len(rows) < self._fewest(target):
             return None
         held = min(max(int(s.held_out_share * len(rows)), s.fewest_held_out), s.most_held_out)
         held = max(min(held, len(rows) // 3), 1)
@@ -230,6 +241,12 @@ class Trainer:
                 late = rows[:, OBSERVED[target]] > base
             rows = rows[~given_up | late]
         return rows[np.argsort(rows[:, TIME], kind="stable")]
+
+
+def _seen(rows: Floats, target: str) -> NDArray[np.bool_]:
+    """Which rows have a whole latency of this target: not that of a request that was given up."""
+    seen: NDArray[np.bool_] = observed(rows, target) & (rows[:, CENSORED] == 0)
+    return seen
 
 
 class _Watched:

@@ -56,6 +56,31 @@ def test_the_first_fit_waits_for_samples() -> None:
     assert (before, trainer.due(1.0)) == ("", "interval")
 
 
+@pytest.mark.parametrize("target", ["ttft", "tpot"])
+def test_samples_count_for_the_target_that_they_are_of(target: str) -> None:
+    """Half of the answers come in one piece: their tokens have no pace, and of the others the first token was missed."""
+    trainer, samples = Trainer(SETTINGS), drawn(198, 0)
+    lacks = np.arange(198) % 2 == 0
+    samples[lacks, TTFT], samples[~lacks, TPOT] = np.nan, np.nan
+    trainer.add(samples, 2.0)
+    before = trainer.due(2.0)
+
+    more = drawn(1, 1, start_s=2.0)
+    more[:, OBSERVED["tpot" if target == "ttft" else "ttft"]] = np.nan
+    trainer.add(more, 2.0)
+
+    assert (before, trainer.due(2.0)) == ("", "interval")
+    assert results(trainer.train(2.0)).keys() == {target}
+
+
+def test_requests_that_were_given_up_are_no_reason_to_fit() -> None:
+    trainer, samples = Trainer(SETTINGS), drawn(500, 0)
+    samples[:, CENSORED] = 1
+    trainer.add(samples, 5.0)
+
+    assert trainer.due(5.0) == ""
+
+
 def test_without_new_samples_there_is_no_second_fit() -> None:
     trainer, _ = trained()
 
