@@ -187,32 +187,32 @@ class Calibration:
             return self.fleet_offset
         return float(self._pull[endpoint] + self._lean[endpoint] * self.fleet_offset)
 
-    def factors(self, endpoints: NDArray[np.intp], levels: tuple[float, ...]) -> Floats:
+    def factors(self, endpoints: NDArray[np.intp], levels: tuple[float, ...], *, out: Floats | None = None) -> Floats:
         """What to multiply `base` with, for each quantile level (0 < level < 1) and endpoint: levels by endpoints."""
         table = self._factors.get(levels)
         if table is None:
             # While something is learnt between any two requests, a table of all would be made for each of them.
             if levels not in self._asked or len(self._counts) > _MOST_AT_ONCE:
                 self._asked.add(levels)
-                return self._factors_of(endpoints, levels)
+                return self._factors_of(endpoints, levels, out)
             everybody = np.arange(len(self._counts) + 1)
             everybody[-1] = UNKNOWN  # where numbers end that have not been seen yet
             table = self._factors[levels] = self._factors_of(everybody, levels)
-        factors: Floats = table.take(endpoints, axis=1, mode="clip")
+        factors: Floats = table.take(endpoints, axis=1, mode="clip", out=out)
         return factors
 
     def _forget_factors(self) -> None:
         self._factors.clear()
         self._asked.clear()
 
-    def _factors_of(self, endpoints: NDArray[np.intp], levels: tuple[float, ...]) -> Floats:
+    def _factors_of(self, endpoints: NDArray[np.intp], levels: tuple[float, ...], out: Floats | None = None) -> Floats:
         spread = self._spread.get(levels)
         if spread is None:
             spread = self._spread[levels] = self._spread_at(levels)
         if endpoints.size and endpoints.max() >= len(self._counts):
             endpoints = np.where(endpoints < len(self._counts), endpoints, UNKNOWN)
         offsets = self._pull.take(endpoints) + self._lean.take(endpoints) * self.fleet_offset
-        factors: Floats = np.exp(spread.take(endpoints, axis=1) + offsets)
+        factors: Floats = np.exp(spread.take(endpoints, axis=1) + offsets, out=out)
         return factors
 
     def mean_factors(self, endpoints: NDArray[np.intp]) -> Floats:

@@ -65,11 +65,11 @@ class Model:
     def __init__(self, targets: dict[str, TargetModel]) -> None:
         if not targets or not set(targets) <= set(TARGETS):
             raise ValueError(f"model: expected some of the targets {TARGETS}, got {tuple(targets)}")
-        self.of_target = dict(targets)
-        self.targets = tuple(targets)
-        """The rows of what `base_ms` returns."""
-        self._weights = np.array([model.weights for model in targets.values()])
-        with_trees = [(row, m, m.trees) for row, m in enumerate(targets.values()) if m.trees is not None]
+        self.of_target = {target: targets[target] for target in TARGETS if target in targets}
+        self.targets = tuple(self.of_target)
+        """The rows of what `base_ms` returns, in the order of TARGETS."""
+        self._weights = np.array([model.weights for model in self.of_target.values()])
+        with_trees = [(row, m, m.trees) for row, m in enumerate(self.of_target.values()) if m.trees is not None]
         self._forest = Forest([trees for _, _, trees in with_trees]) if with_trees else None
         self._forest_rows = [row for row, _, _ in with_trees]
         low = high = np.zeros(0)

@@ -21,9 +21,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Final
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -38,6 +38,7 @@ _NAN: Final = float("nan")
 _GONE_FIRST: Final = 1000
 _ELSEWHERE: Final = -1
 _ENOUGH: Final = 20
+_NOTHING_SAID: Final = (_NAN,) * 6
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,48 +67,39 @@ class _Said:
 class Estimate:
     """One target, for every candidate."""
 
-    __slots__ = ("_base_ms", "_calibration", "_endpoints", "_factors", "interval", "quantile")
+    __slots__ = ("_base_ms", "_calibration", "_endpoints", "levels_ms")
 
     def __init__(
-        self, base_ms: Floats, calibration: Calibration, endpoints: NDArray[np.intp], quantile: float, interval: float
+        self, levels_ms: Floats, base_ms: Floats, calibration: Calibration, endpoints: NDArray[np.intp]
     ) -> None:
+        self.levels_ms = levels_ms
+        """`ms`, `low_ms` and `high_ms` as the three rows of one matrix."""
         self._base_ms = base_ms
         self._calibration = calibration
         self._endpoints = endpoints
-        self.quantile = quantile
-        self.interval = interval
-        tail = (1 - interval) / 2
-        self._factors = calibration.factors(endpoints, (quantile, tail, 1 - tail))
 
     @property
     def ms(self) -> Floats:
         """The quantile that was asked for (by default the median), in ms, one per candidate."""
-        return self._level(0)
+        ms: Floats = self.levels_ms[0]
+        return ms
 
     @property
     def low_ms(self) -> Floats:
         """The lower end of the interval."""
-        return self._level(1)
+        ms: Floats = self.levels_ms[1]
+        return ms
 
     @property
     def high_ms(self) -> Floats:
         """The upper end: the share `interval` of all requests lies between the two, as many under as over it."""
-        return self._level(2)
-
-    @property
-    def levels_ms(self) -> Floats:
-        """`ms`, `low_ms` and `high_ms` as the three rows of one matrix."""
-        ms: Floats = self._base_ms * self._factors
-        return ms
-
-    def _level(self, row: int) -> Floats:
-        ms: Floats = self._base_ms * self._factors[row]
+        ms: Floats = self.levels_ms[2]
         return ms
 
     @property
     def is_calibrated(self) -> bool:
         """Whether enough was observed for the interval to mean anything; true of every model from the training process."""
-        return self._calibration.observations >= _ENOUGH
+        return _is_calibrated(self._calibration)
 
     @property
     def mean_ms(self) -> Floats:
@@ -122,8 +114,7 @@ class Estimate:
         return ms
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Decision:
+class Decision(msgspec.Struct, frozen=True, eq=False):
     """What was known and said of the chosen candidate, to be handed back when its latencies are known."""
 
     features: Floats
@@ -155,37 +146,64 @@ class Prediction:
         self._live = live
         self._features = features
         self._endpoints = endpoints
-        self.ttft: Estimate | None = None
-        self.tpot: Estimate | None = None
-        self._base_ms: Floats | None = None
-        self._outside: Floats | None = None
+        self._base_ms: Floats
+        self._outside: Floats
+        self.levels_ms: Floats | None = None
+        """For TARGETS, the quantile that was asked for and the ends of the interval, per candidate: three dimensions. NaN
+        for a target without a model; None without any."""
         if live is None:
             return
         self._base_ms, self._outside = live.model.base_ms(features, are_clean=are_clean)
-        for row, target in enumerate(live.model.targets):
-            estimate = Estimate(self._base_ms[row], live.calibrations[target], endpoints, quantile, interval)
-            setattr(self, target, estimate)
+        tail = (1 - interval) / 2
+        levels, targets = (quantile, tail, 1 - tail), live.model.targets
+        self.levels_ms = np.empty((len(TARGETS), len(levels), len(endpoints)))
+        of_targets = self.levels_ms
+        if len(targets) < len(TARGETS):
+            self.levels_ms[...] = _NAN
+            first = TARGETS.index(targets[0])
+            of_targets = self.levels_ms[first : first + len(targets)]
+        for target, factors in zip(targets, of_targets, strict=True):
+            live.calibrations[target].factors(endpoints, levels, out=factors)
+        of_targets *= self._base_ms[:, None]
 
-    @cached_property
+    @property
+    def ttft(self) -> Estimate | None:
+        return self._estimate("ttft")
+
+    @property
+    def tpot(self) -> Estimate | None:
+        return self._estimate("tpot")
+
+    def _estimate(self, target: str) -> Estimate | None:
+        live, levels_ms = self._live, self.levels_ms
+        if live is None or levels_ms is None or target not in live.model.targets:
+            return None
+        base_ms = self._base_ms[live.model.targets.index(target)]
+        return Estimate(levels_ms[TARGETS.index(target)], base_ms, live.calibrations[target], self._endpoints)
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether enough was observed for every interval to mean anything."""
+        return self._live is not None and all(map(_is_calibrated, self._live.calibrations.values()))
+
+    @property
     def outside(self) -> Floats:
         """Per candidate, how far its features are from what the model has seen: 0 within, 1 a whole range away in one
         of them. There the prior extrapolates and intervals promise less."""
-        return np.zeros(len(self._endpoints)) if self._outside is None else self._outside
+        return np.zeros(len(self._endpoints)) if self._live is None else self._outside
 
     def keep(self, candidate: int) -> Decision:
         """For `Predictor.observe`. `candidate`: a row of the features."""
-        live, base = self._live, self._base_ms
-        kept = {}
-        if live is not None and base is not None:
-            kept = {target: float(base[row, candidate]) for row, target in enumerate(live.model.targets)}
-        said = []
-        for estimate in (self.ttft, self.tpot):
-            if estimate is None:
-                said += [_NAN, _NAN, _NAN]
-            else:
-                said += (estimate._base_ms[candidate] * estimate._factors[:, candidate]).tolist()
-        number = 0 if live is None else live.number
-        return Decision(self._features[candidate].copy(), int(self._endpoints[candidate]), number, kept, *said)
+        features, endpoint = self._features[candidate].copy(), self._endpoints.item(candidate)
+        live, levels_ms = self._live, self.levels_ms
+        if live is None or levels_ms is None:
+            return Decision(features, endpoint, 0, {}, *_NOTHING_SAID)
+        base_ms = dict(zip(live.model.targets, self._base_ms[:, candidate].tolist(), strict=True))
+        return Decision(features, endpoint, live.number, base_ms, *levels_ms[..., candidate].ravel().tolist())
+
+
+def _is_calibrated(calibration: Calibration) -> bool:
+    return calibration.observations >= _ENOUGH
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -19,7 +20,7 @@ from epp.api import (
     Request,
 )
 from epp_plugins.latency.ledger import Ledger
-from epp_predictor.features import COLUMN, FEATURES, new_features
+from epp_predictor.features import COLUMN, FEATURES
 
 _KV: Final = COLUMN["kv_cache_percentage"]
 _INPUT: Final = COLUMN["input_token_length"]
@@ -30,27 +31,14 @@ _ENCODED: Final = COLUMN["encoder_input_size"]
 _ROLE: Final = COLUMN["pod_type"]
 _BACKLOG: Final = COLUMN["prefill_backlog_tokens"]
 _AGE: Final = COLUMN["metric_age_s"]
-# Where the rows of `Ledger.counts` go.
-_COUNTED: Final = np.array(
-    [
-        COLUMN[name]
-        for name in (
-            "num_request_running",
-            "prefill_tokens_in_flight",
-            "decode_tokens_in_flight",
-            "uncached_tokens_in_flight",
-            "prefill_requests_in_flight",
-            "decode_requests_in_flight",
-        )
-    ]
-)
-_MOST: Final = np.array([[feature.most] for feature in FEATURES])
+_MOST: Final = np.array([feature.most for feature in FEATURES])
+_ZERO: Final = np.array(0.0)
 
 
 class Rows:
     """Makes matrices (`epp_predictor.features`). Keys are those of `Request.data`; an empty one is not looked up.
 
-    `roles`: by row of the fleet, the code of the role that an endpoint's label names.
+    What stays the same from one request to the next, or is counted, stands in `Ledger.by_feature` for the whole fleet.
     """
 
     def __init__(
@@ -61,29 +49,23 @@ class Rows:
         self._prefix_key = prefix_key
         self._backlog_key = backlog_key
         self._encoder_key = encoder_key
-        self.has_roles = False
-        self.roles: Floats = np.zeros(16)
+        self._read: tuple[bytes, ...] = ()
 
-    def fit(self, capacity: int) -> None:
-        """Have a role for each of the fleet's rows."""
-        missing = capacity - len(self.roles)
-        if missing > 0:
-            self.roles = np.append(self.roles, np.zeros(missing))
+    @property
+    def roles(self) -> Floats:
+        """By row of the fleet: the code of the role that an endpoint's label names."""
+        roles: Floats = self._ledger.by_feature[_ROLE]
+        return roles
 
     def make(self, request: Request, candidates: Candidates, now_s: float) -> Floats:
         """A row for each candidate, within range. What is not known of a server (NaN) counts as 0; its age tells."""
-        rows, columns = candidates.rows, self._fleet.columns
-        features = new_features(len(rows))
-        by_feature = features.T
-        by_feature[_KV] = columns[KV_CACHE_USAGE].take(rows)
-        by_feature[_WAITING] = columns[WAITING_REQUESTS].take(rows)
-        np.subtract(now_s, columns[METRICS_UPDATED_S].take(rows), out=by_feature[_AGE])
-        by_feature[_COUNTED] = self._ledger.counts.take(rows, axis=1)
-        if self.has_roles:
-            by_feature[_ROLE] = self.roles.take(rows)
+        self._read_pages()
+        rows = candidates.rows
+        by_feature: Floats = self._ledger.by_feature.take(rows, axis=1)
+        age_s = by_feature[_AGE]
+        np.subtract(now_s, age_s, out=age_s)
         match: PrefixMatch | None = request.data.get(self._prefix_key)
-        tokens = prompt_tokens(request, match)
-        by_feature[_INPUT] = tokens
+        by_feature[_INPUT] = prompt_tokens(request, match)
         if match is not None and match.total_blocks:
             whole = match.prompt_tokens or match.total_blocks * match.block_size_tokens
             np.multiply(match.held_blocks.take(rows), match.block_size_tokens / whole, out=by_feature[_PREFIX])
@@ -95,10 +77,31 @@ class Rows:
             if encoder is not None:
                 by_feature[_MATCHED] = encoder.matched_size[rows]
                 by_feature[_ENCODED] = encoder.total_size
-        # fmax and fmin take the number where the other is NaN; adding 0.0 makes 0.0 of -0.0.
-        np.fmin(np.fmax(by_feature, 0.0, out=by_feature), _MOST, out=by_feature)
-        by_feature += 0.0
-        return features
+        return _within_range(by_feature).T
+
+    def _read_pages(self) -> None:
+        """Take over what was read of servers, if it has changed. The row of ages holds the time of each page."""
+        columns = self._fleet.columns
+        kv_cache, waiting, updated_s = columns[KV_CACHE_USAGE], columns[WAITING_REQUESTS], columns[METRICS_UPDATED_S]
+        read = (kv_cache.tobytes(), waiting.tobytes(), updated_s.tobytes())
+        if read != self._read:
+            self._ledger.fit(len(kv_cache))
+            by_feature = self._ledger.by_feature[:, : len(kv_cache)]
+            by_feature[_KV], by_feature[_WAITING], by_feature[_AGE] = kv_cache, waiting, updated_s
+            self._read = read
+
+
+def _within_range(by_feature: Floats) -> Floats:
+    """In place. fmax and fmin take the number where the other is NaN; adding 0.0 makes 0.0 of -0.0."""
+    np.fmax(by_feature, _ZERO, out=by_feature)
+    np.fmin(by_feature, _most(by_feature.shape[1]), out=by_feature)
+    np.add(by_feature, _ZERO, out=by_feature)
+    return by_feature
+
+
+@lru_cache(8)
+def _most(candidates: int) -> Floats:
+    return np.repeat(_MOST[:, None], candidates, axis=1)
 
 
 def prompt_tokens(request: Request, match: PrefixMatch | None) -> int:

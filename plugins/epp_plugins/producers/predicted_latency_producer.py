@@ -188,7 +188,6 @@ class PredictedLatencyProducer(
             backlog_key=self._backlog_key,
             encoder_key=self._encoder_key,
         )
-        self._rows.has_roles = bool(self.params.endpoint_role_label)
         self._fit()
 
     def produces(self) -> Sequence[str]:
@@ -232,23 +231,24 @@ class PredictedLatencyProducer(
 
     def _publish(self, request: Request, asked: _Asked, prediction: Prediction, before: float) -> None:
         asked.prediction = prediction
-        if prediction.ttft is None and prediction.tpot is None:
+        levels_ms = prediction.levels_ms
+        if levels_ms is None:
             if self._predictions is None:
                 self._metrics.fell_back(UNTRAINED)
             return
-        request.data[self._key] = self._published(prediction, asked.candidates, asked.slo)
-        asked.took_s = perf_counter() - before
-
-    def _published(self, prediction: Prediction, candidates: Candidates, slo: Slo) -> LatencyPrediction:
         capacity = self.handle.fleet.capacity
-        ms = np.full((6, capacity), math.nan)
-        for at, estimate in ((0, prediction.ttft), (3, prediction.tpot)):
-            if estimate is not None:
-                levels = 3 if estimate.is_calibrated else 1
-                ms[at : at + levels, candidates.rows] = estimate.levels_ms[:levels]
-        return LatencyPrediction(
-            ms[0], ms[1], ms[2], ms[3], ms[4], ms[5], self._budgets_ms(slo, capacity), slo.ttft_ms, slo.tpot_ms
+        by_row = np.empty((6, capacity))
+        by_row.fill(math.nan)
+        by_row[:, asked.candidates.rows] = levels_ms.reshape(6, -1)
+        if not prediction.is_calibrated:
+            _forget_intervals(by_row, prediction)
+        slo = asked.slo
+        ttft, ttft_low, ttft_high, tpot, tpot_low, tpot_high = by_row
+        budgets_ms = self._budgets_ms(slo, capacity)
+        request.data[self._key] = LatencyPrediction(
+            ttft, ttft_low, ttft_high, tpot, tpot_low, tpot_high, budgets_ms, slo.ttft_ms, slo.tpot_ms
         )
+        asked.took_s = perf_counter() - before
 
     def _budgets_ms(self, slo: Slo, capacity: int) -> Floats:
         """By row: for each output token."""
@@ -379,7 +379,7 @@ class PredictedLatencyProducer(
 
     def _fit(self) -> None:
         capacity = self.handle.fleet.capacity
-        for by_row in (self._ledger, self._running, self._rows, self._learner):
+        for by_row in (self._ledger, self._running, self._learner):
             by_row.fit(capacity)
 
     # --- training ------------------------------------------------------------------------------------------------------------
@@ -466,6 +466,13 @@ class PredictedLatencyProducer(
                 for endpoint in self.handle.fleet.candidates()
             },
         }
+
+
+def _forget_intervals(by_row: Floats, prediction: Prediction) -> None:
+    """Of estimates that were not compared with enough latencies."""
+    for at, estimate in ((0, prediction.ttft), (3, prediction.tpot)):
+        if estimate is not None and not estimate.is_calibrated:
+            by_row[at + 1 : at + 3] = math.nan
 
 
 def _place(candidates: Candidates, endpoint: Endpoint) -> int:
