@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,17 @@ signal.signal(signal.SIGTERM, lambda *_: (print("bye", flush=True), sys.exit(0))
 print("up", flush=True)
 time.sleep(1e6)
 """
+LOOK_UP = """
+import json, socket, sys, time
+def addresses(name):
+    try:
+        return socket.gethostbyname_ex(name)[2]
+    except OSError:
+        return []
+print(json.dumps({name: addresses(name) for name in sys.argv[1:]}), flush=True)
+time.sleep(1e6)
+"""
+NUMBERS = count(1)
 CONFIG = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: settings}\ndata: {epp.yaml: 'a: 1'}\n"
 
 
@@ -175,6 +187,25 @@ def test_a_changed_config_map_reaches_the_files_of_a_running_pod(cluster: Cluste
 
     file = Path(f"/proc/{cluster.pid(found)}/root/config/epp.yaml")
     cluster.until(lambda: file.read_text() == "a: 2", "the file is as it was")
+
+
+def test_names_of_services_give_the_addresses_of_their_pods_that_are_ready(
+    cluster: Cluster, cluster_namespace: str
+) -> None:
+    found = start(cluster, cluster_namespace, pod("a", "-c", "import time; time.sleep(1e6)"))
+    cluster.api.patch("v1", "Pod", "a", {"metadata": {"labels": {"app": "a"}}}, namespace=cluster_namespace)
+    for name, label in (("some", "a"), ("none", "b")):
+        spec = {"selector": {"app": label}, "ports": [{"port": 80}]}
+        service = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": spec}
+        cluster.api.create(service, namespace=cluster_namespace)
+    names = ["some", f"some.{cluster_namespace}.svc.cluster.local", "none", "nobody", "example.com"]
+
+    def looked_up() -> dict[str, Any]:
+        return said(cluster, start(cluster, cluster_namespace, pod(f"asker-{next(NUMBERS)}", "-c", LOOK_UP, *names)))
+
+    address = found["status"]["podIP"]
+    expected = {name: [address] if name.startswith("some") else [] for name in names}
+    cluster.until(lambda: looked_up() == expected, "names give something else")
 
 
 def test_what_cannot_run_says_why_in_its_status(cluster: Cluster, cluster_namespace: str) -> None:

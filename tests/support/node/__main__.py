@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from tests.support.kube_api import KubeApi
+from tests.support.node import dns
 from tests.support.node.pods import Pod
 from tests.support.node.settings import Settings
 
@@ -31,6 +32,9 @@ class Node:
         self._numbers = itertools.cycle(range(2, 2 + _NUMBERS))
 
     async def run(self) -> None:
+        await asyncio.get_running_loop().create_datagram_endpoint(
+            lambda: dns.Server(self._ready_addresses), local_addr=(self._settings.gateway, dns.PORT)
+        )
         await asyncio.to_thread(self._register)
         selector = f"spec.nodeName={self._settings.node}"
         while True:
@@ -54,6 +58,14 @@ class Node:
             self._pods[uid].vanish()
             if self._pods[uid].done.is_set():
                 del self._pods[uid]
+
+    def _ready_addresses(self, service: str, namespace: str) -> list[str] | None:
+        if self._api.find("v1", "Service", service, namespace=namespace) is None:
+            return None
+        labels = f"kubernetes.io/service-name={service}"
+        slices = self._api.list("discovery.k8s.io/v1", "EndpointSlice", namespace=namespace, labelSelector=labels)
+        endpoints = (e for one in slices for e in one.get("endpoints") or () if e.get("conditions", {}).get("ready"))
+        return sorted({address for endpoint in endpoints for address in endpoint["addresses"]})
 
     def _free_address(self) -> str:
         """The one that has been free for longest."""

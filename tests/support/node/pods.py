@@ -16,6 +16,7 @@ from epp.demo.processes import leashed
 from tests.support.kube_api import ApiError, KubeApi
 from tests.support.node import podspec
 from tests.support.node.containers import Container, now
+from tests.support.node.dns import DOMAIN
 from tests.support.node.files import write_atomically
 from tests.support.node.network import connect
 from tests.support.node.podspec import NotYetError
@@ -227,7 +228,9 @@ class Pod:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "hostname").write_text(f"{self.name}\n")
         (folder / "hosts").write_text(f"127.0.0.1 localhost\n{self.address} {self.name}\n")
-        return [folder / "hostname", folder / "hosts"]
+        search = f"{self.namespace}.svc.{DOMAIN} svc.{DOMAIN} {DOMAIN}"
+        (folder / "resolv.conf").write_text(f"nameserver {self._settings.gateway}\nsearch {search}\noptions ndots:5\n")
+        return [folder / name for name in ("hostname", "hosts", "resolv.conf")]
 
     def _service_variables(self) -> dict[str, str]:
         known = {
