@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,7 +14,7 @@ from epp.app import make_registry
 from epp.cli.options import GROUPS, parse
 from epp.config import build, load_text
 from epp.demo.envoy import EnvoyMissingError, validate
-from epp.envoy import BootstrapOptions, bootstrap
+from epp.envoy import BodyMode, BootstrapOptions, Upstream, bootstrap
 from epp_plugins.registry import BUILTIN
 from tests.support import chart_cases
 from tests.support.chart_cases import CASES, LABELS, NO_POOL, SIDECARS, TWO_SERVERS, gie, llm_d
@@ -180,7 +181,7 @@ def test_latency_decides_by_the_known_chain(rendered: Mapping[str, Rendered]) ->
 # --- the proxy -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["gie-standalone", "llm-d-standalone, service"])
+@pytest.mark.parametrize("name", ["gie-standalone", "llm-d-standalone", "llm-d-standalone, service"])
 async def test_envoy_takes_its_configuration(name: str, rendered: Mapping[str, Rendered], tmp_path: Path) -> None:
     try:
         await validate(_envoy(rendered[name]), tmp_path)
@@ -188,22 +189,50 @@ async def test_envoy_takes_its_configuration(name: str, rendered: Mapping[str, R
         pytest.skip(str(missing))
 
 
-def test_envoy_is_told_what_envoy_config_would_tell_it(rendered: Mapping[str, Rendered]) -> None:
+ENVOY: Final = BootstrapOptions(
+    epp="127.0.0.1:9002",
+    epp_tls=True,
+    listen_host="0.0.0.0",
+    listen_port=8081,
+    admin_port=19000,
+    probes_host="0.0.0.0",
+    probes_port=19001,
+    histograms=True,
+)
+FAIL_OPEN: Final = replace(
+    ENVOY,
+    upstream=Upstream.OVERRIDE_HOST,
+    endpoints_dns="pool-model-servers.models.svc.cluster.local:8000",
+    request_body=BodyMode.BUFFERED,
+    response_body=BodyMode.STREAMED,
+    failure_mode_allow=True,
+)
+
+
+@pytest.mark.parametrize(("name", "options"), [("gie-standalone", ENVOY), ("llm-d-standalone", FAIL_OPEN)])
+def test_envoy_is_told_what_envoy_config_would_tell_it(
+    name: str, options: BootstrapOptions, rendered: Mapping[str, Rendered]
+) -> None:
     """There is one way to ask the EPP, wherever its Envoy comes from."""
-    options = BootstrapOptions(
-        epp="127.0.0.1:9002",
-        epp_tls=True,
-        listen_host="0.0.0.0",
-        listen_port=8081,
-        admin_port=19000,
-        probes_host="0.0.0.0",
-        probes_port=19001,
-        histograms=True,
+    assert _by_name(_envoy(rendered[name])) == _by_name(bootstrap(options))
+
+
+@pytest.mark.parametrize("ports", [[8000], [8000, 8001]])
+def test_envoy_that_fails_open_knows_every_port_of_the_servers_by_their_service(ports: list[int], helm: None) -> None:
+    values = gie(
+        sidecar={"enabled": True, "failOpen": True},
+        endpointsServer={**NO_POOL, "endpointSelector": "app=vllm, role==decode", "targetPorts": ports},
     )
 
-    made = _envoy(rendered["gie-standalone"])
+    made = render(Case("standalone", (), values))
 
-    assert _by_name(made) == _by_name(bootstrap(options))
+    service = made.one("Service", "pool-model-servers")["spec"]
+    (cluster,) = [c for c in _envoy(made)["static_resources"]["clusters"] if c["name"] == "model_servers"]
+    known = [
+        e["endpoint"]["address"]["socket_address"] for e in cluster["load_assignment"]["endpoints"][0]["lb_endpoints"]
+    ]
+    assert (service["clusterIP"], service["selector"]) == ("None", {"app": "vllm", "role": "decode"})
+    assert [address["port_value"] for address in known] == [port["port"] for port in service["ports"]] == ports
 
 
 def _by_name(config: dict[str, Any]) -> dict[str, Any]:
@@ -392,6 +421,10 @@ def test_what_pods_may_have_is_passed_on(helm: None) -> None:
         ({**gie(endpointsServer=NO_POOL), "inferenceObjectives": [{"name": "a", "priority": 1}]}, "none is created"),
         ({"inferencePool": {**LABELS["inferencePool"], "targetPorts": [{"number": 1}] * 9}}, "maxItems: got 9, want 8"),
         (gie(endpointsServer={**NO_POOL, "targetPorts": "80,x"}), "targetPorts: 0 is not in 1..65535"),
+        (
+            gie(endpointsServer={**NO_POOL, "endpointSelector": "a in (b)"}, sidecar={"enabled": True, "failOpen": True}),
+            'failOpen: a Service selects by equal labels, and endpointSelector is "a in (b)"',
+        ),
     ],
 )  # fmt: skip
 def test_what_cannot_work_is_refused_with_the_reason(values: Object, said: str, helm: None) -> None:

@@ -128,7 +128,7 @@ CASES: Final[Mapping[str, tuple[Case, Expected]]] = {
     "llm-d-standalone": (
         Case("standalone", ("llm-d-standalone",)),
         Expected(
-            (*WITH_POOL, "ConfigMap/envoy"),
+            (*WITH_POOL, "ConfigMap/envoy", "Service/pool-model-servers"),
             (*POOL, *CONFIG, DRAIN, "--v=1", "--tracing=false"),
             ports={**PORTS, "http": 8081},
             containers=("envoy-proxy", "epp"),
@@ -154,7 +154,13 @@ CASES: Final[Mapping[str, tuple[Case, Expected]]] = {
     "llm-d-standalone, service": (
         Case("standalone", ("llm-d-standalone",), {"router": {"proxy": {"mode": "service"}}}),
         Expected(
-            (*WITH_POOL, "ConfigMap/envoy", "Deployment/pool-proxy", "Service/pool-proxy"),
+            (
+                *WITH_POOL,
+                "ConfigMap/envoy",
+                "Deployment/pool-proxy",
+                "Service/pool-model-servers",
+                "Service/pool-proxy",
+            ),
             (*POOL, *CONFIG, DRAIN, "--v=1", "--tracing=false"),
             selector="llm-d-router-gateway",
         ),

@@ -23,6 +23,9 @@
 {{- if and .proxy.enabled (eq .proxy.proxyType "agentgateway") .pool.create -}}
   {{- fail "proxyType agentgateway: it routes without an InferencePool; set inferenceExtension.endpointsServer.createInferencePool or router.inferencePool.create to false" -}}
 {{- end -}}
+{{- if and (include "epplib.modelServers" .) (not (regexMatch "^([A-Za-z0-9._/-]+ *==? *[A-Za-z0-9._-]*,? *)+$" .servers.selector)) -}}
+  {{- fail (printf "failOpen: a Service selects by equal labels, and endpointSelector is %q; set failOpen to false" .servers.selector) -}}
+{{- end -}}
 {{- if and (hasKey $epp.pluginsCustomConfig $epp.pluginsConfigFile) $epp.pluginsConfig -}}
   {{- fail (printf "pluginsConfig and pluginsCustomConfig: both give %s" $epp.pluginsConfigFile) -}}
 {{- end -}}

@@ -1,7 +1,13 @@
-{{- /* Configurations of the proxies. Envoy's is what `epp envoy-config --response-bodies all --probes 0.0.0.0:19001` writes. */ -}}
+{{- /* Configurations of the proxies. Envoy's is what `epp envoy-config --response-bodies all --probes 0.0.0.0:19001` writes, and
+with failOpen, what it writes for `--failure-mode open --upstream override_host --endpoint-dns` and the Service of the servers. */ -}}
 
 {{- define "epplib.eppHost" -}}
 {{- eq .proxy.mode "service" | ternary (printf "%s.%s.svc.%s" .name .namespace .epp.clusterDomain) "127.0.0.1" -}}
+{{- end -}}
+
+{{- /* The Service by whose name Envoy finds every model server. Empty where it needs none. */ -}}
+{{- define "epplib.modelServers" -}}
+{{- if and .proxy.enabled (eq .proxy.proxyType "envoy") .proxy.failOpen -}}{{ .base }}-model-servers{{- end -}}
 {{- end -}}
 
 {{- define "epplib.envoyConfig" -}}
@@ -9,6 +15,7 @@
 {{- $port := eq .proxy.mode "service" | ternary (int .epp.extProcPort) (int .epp.port) -}}
 {{- $tls := ne (get .epp.givenFlags "secure-serving") "false" -}}
 {{- $type := "type.googleapis.com/envoy.extensions" -}}
+{{- $servers := include "epplib.modelServers" . -}}
 admin:
   address:
     socket_address: {address: 127.0.0.1, port_value: 19000}
@@ -80,13 +87,13 @@ static_resources:
                 envoy_grpc: {cluster_name: epp, authority: '{{ $host }}:{{ $port }}'}
               processing_mode:
                 request_header_mode: SEND
-                request_body_mode: FULL_DUPLEX_STREAMED
+                request_body_mode: {{ empty $servers | not | ternary "BUFFERED" "FULL_DUPLEX_STREAMED" }}
                 request_trailer_mode: SEND
                 response_header_mode: SEND
-                response_body_mode: FULL_DUPLEX_STREAMED
+                response_body_mode: {{ empty $servers | not | ternary "STREAMED" "FULL_DUPLEX_STREAMED" }}
                 response_trailer_mode: SEND
               message_timeout: 1000s
-              failure_mode_allow: false
+              failure_mode_allow: {{ not (empty $servers) }}
               allow_mode_override: false
               metadata_options:
                 forwarding_namespaces:
@@ -147,9 +154,39 @@ static_resources:
           {{- else }}
           http_protocol_options: {enable_trailers: true}
           {{- end }}
+    {{- if $servers }}
+    type: STRICT_DNS
+    dns_lookup_family: V4_PREFERRED
+    load_assignment:
+      cluster_name: model_servers
+      endpoints:
+      - lb_endpoints:
+        {{- range .servers.ports }}
+        - endpoint:
+            address:
+              socket_address: {address: {{ printf "%s.%s.svc.%s" $servers $.namespace $.epp.clusterDomain }}, port_value: {{ . }}}
+        {{- end }}
+    load_balancing_policy:
+      policies:
+      - typed_extension_config:
+          name: envoy.load_balancing_policies.override_host
+          typed_config:
+            '@type': {{ $type }}.load_balancing_policies.override_host.v3.OverrideHost
+            override_host_sources:
+            - header: x-gateway-destination-endpoint
+            - metadata: {key: envoy.lb, path: [{key: x-gateway-destination-endpoint}]}
+            selected_host_key: {key: envoy.lb, path: [{key: x-gateway-destination-endpoint-served}]}
+            fallback_policy:
+              policies:
+              - typed_extension_config:
+                  name: envoy.load_balancing_policies.round_robin
+                  typed_config:
+                    '@type': {{ $type }}.load_balancing_policies.round_robin.v3.RoundRobin
+    {{- else }}
     type: ORIGINAL_DST
     lb_policy: CLUSTER_PROVIDED
     original_dst_lb_config: {use_http_header: true, http_header_name: x-gateway-destination-endpoint}
+    {{- end }}
 {{- end -}}
 
 {{- define "epplib.breakers" -}}

@@ -52,8 +52,10 @@ NOTE: {{ . }}
 {{- /* Values that do nothing here, and why, where they are given: read by NOTES.txt and by docs/charts.md. */ -}}
 {{- define "epplib.withoutEffect" -}}
 {{- $proxied := and .proxy.enabled (eq .proxy.mode "service") -}}
-- because: Envoy reaches model servers by the address that the EPP names, so without an EPP no request can pass
+{{- if eq (.proxy.proxyType | default "") "agentgateway" }}
+- because: agentgateway refuses requests that no EPP was asked about
   values: [inferenceExtension.sidecar.failOpen, router.proxy.failOpen]
+{{- end }}
 - because: autoscaling of the EPP is not part of this chart; replicas is
   values: [router.epp.autoscaling, router.proxy.autoscaling]
 - because: GKE's preferred backends need a StatefulSet, which this chart does not make

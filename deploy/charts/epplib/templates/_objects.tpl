@@ -7,6 +7,7 @@
 {{- include "epplib.service" $tree }}
 {{- include "epplib.deployment" $tree }}
 {{- include "epplib.proxyService" $tree }}
+{{- include "epplib.modelServersService" $tree }}
 {{- include "epplib.availability" $tree }}
 {{- include "epplib.pool" $tree }}
 {{- include "epplib.provider" $tree }}

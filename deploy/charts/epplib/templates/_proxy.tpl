@@ -14,6 +14,7 @@
   {{- if $value -}}{{- $_ := set $settled.configMap $key $value -}}{{- end -}}
 {{- end -}}
 {{- $_ := set $settled "port" $port -}}
+{{- if kindIs "invalid" $settled.failOpen -}}{{- $_ := set $settled "failOpen" (eq .family "llm-d") -}}{{- end -}}
 {{- $_ := set . "proxy" $settled -}}
 {{- end -}}
 
@@ -176,5 +177,29 @@ spec:
     {{- toYaml $labels | nindent 4 }}
   ports:
     {{- toYaml .epp.extraServicePorts | nindent 4 }}
+{{- end }}
+{{- end -}}
+
+{{- /* All model servers that are ready, by one name: where requests go that no EPP was asked about. */ -}}
+{{- define "epplib.modelServersService" -}}
+{{- with include "epplib.modelServers" . }}
+---
+apiVersion: v1
+kind: Service
+metadata:
+  name: {{ . }}
+  namespace: {{ $.namespace }}
+  labels:
+    {{- toYaml $.labels | nindent 4 }}
+spec:
+  clusterIP: None
+  selector:
+    {{- range splitList "," $.servers.selector }}
+    {{ trim (splitn "=" 2 .)._0 }}: {{ trim (trimPrefix "=" (splitn "=" 2 .)._1) | quote }}
+    {{- end }}
+  ports:
+    {{- range $.servers.ports }}
+    - {name: port-{{ . }}, protocol: TCP, port: {{ . }}, targetPort: {{ . }}}
+    {{- end }}
 {{- end }}
 {{- end -}}
