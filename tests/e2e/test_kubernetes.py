@@ -1,33 +1,52 @@
-"""What the manifests and charts install serves requests: real control plane, real Envoy, real llama.cpp, and only the rights
-that the manifests give."""
+"""Whatever is installed serves requests: each overlay and each kind of values file, one after the other on one cluster, with a
+real control plane, real Envoy, real llama.cpp, and only the rights that the manifests and charts give."""
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
-from collections.abc import AsyncIterator
+import tempfile
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import aiohttp
 import pytest
 import yaml
 
 from epp.demo.processes import Children
-from tests.support.cluster import ROOT, Cluster
+from tests.support.accounts import METRICS_RULES, make_account
+from tests.support.chart_cases import CASES, PLUGINS, rendered
+from tests.support.charts import FIXTURES, RELEASE, Case
+from tests.support.cluster import Cluster
+from tests.support.foreign_kinds import write_definitions
 from tests.support.gateway import Gateway, Pool, Rule, gather_limited, start_gateway
 from tests.support.kube_api import Object
+from tests.support.manifests import MANIFESTS, OVERLAYS
 from tests.support.pool_controller import follow_pool, service_addresses
+from tests.support.stack import eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kube, pytest.mark.asyncio(loop_scope="session")]
 
 MODEL = "llm-epp-demo"
-CHARTS, OVERLAYS = ROOT / "deploy" / "charts", ROOT / "deploy" / "manifests" / "overlays"
+WITHOUT_PROGRAM: Final = {
+    "llm-d-standalone, selector, agentgateway": "agentgateway is not installed here",
+    "llm-d-gateway, tokenizer": "vLLM is not installed here",
+    "sglang over gRPC": "llama.cpp does not speak gRPC",
+    "vllm over gRPC": "llama.cpp does not speak gRPC",
+}
+OWN_CONFIGURATION: Final[Object] = {
+    "apiVersion": "v1",
+    "kind": "ConfigMap",
+    "metadata": {"name": "mine"},
+    "data": {"a.yaml": PLUGINS},
+}
 
 
-def model_servers(image: str, replicas: int, *args: str) -> Object:
-    """Pods with the label app=vllm-llama on port 8000, which go on for a moment when they are told to stop."""
+def model_servers(image: str, replicas: int, *args: str, name: str = "vllm-llama") -> Object:
+    """Pods with the label app=`name` on port 8000, which go on for a moment when they are told to stop."""
     container = {
         "name": "server",
         "image": image,
@@ -36,17 +55,13 @@ def model_servers(image: str, replicas: int, *args: str) -> Object:
         "readinessProbe": {"httpGet": {"path": "/health", "port": 8000}, "periodSeconds": 1},
         "lifecycle": {"preStop": {"sleep": {"seconds": 5}}},
     }
-    labels = {"app": "vllm-llama"}
+    labels = {"app": name}
     template = {
         "metadata": {"labels": labels},
         "spec": {"containers": [container], "terminationGracePeriodSeconds": 20},
     }
     spec = {"replicas": replicas, "selector": {"matchLabels": labels}, "template": template}
-    return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "llama"}, "spec": spec}
-
-
-def llamas(replicas: int) -> Object:
-    return model_servers("llama-cpp", replicas)
+    return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name}, "spec": spec}
 
 
 def inference_pool(name: str = "vllm-llama", picker: str = "epp") -> Object:
@@ -65,7 +80,7 @@ def inference_pool(name: str = "vllm-llama", picker: str = "epp") -> Object:
 
 def overlay(folder: Path, namespace: str, name: str, **more: Any) -> str:
     """A kustomization over one of ours, in a namespace of its own, as the pages tell to make it."""
-    base = Path(*[".."] * (len(folder.resolve().parts) - 1), *(OVERLAYS / name).parts[1:])
+    base = Path(*[".."] * (len(folder.resolve().parts) - 1), *(MANIFESTS / "overlays" / name).parts[1:])
     kustomization = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
@@ -88,8 +103,8 @@ async def gateway_for(cluster: Cluster, namespace: str, folder: Path, name: str,
         yield gateway
 
 
-async def complete(url: str, count: int) -> list[str]:
-    """Answers to as many different prompts, all of which must succeed; returns the models that they say they are of."""
+async def ask(url: str, count: int) -> list[tuple[int, str]]:
+    """Status and text of the answers to as many different prompts."""
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session:
 
         async def one(number: int) -> tuple[int, str]:
@@ -97,112 +112,209 @@ async def complete(url: str, count: int) -> list[str]:
             async with session.post(f"{url}/v1/completions", json=body) as response:
                 return response.status, await response.text()
 
-        answers = await gather_limited([one(number) for number in range(count)], 4)
+        return await gather_limited([one(number) for number in range(count)], 4)
+
+
+async def complete(url: str, count: int) -> list[str]:
+    """The same, all of which must succeed; returns the models that they say they are of."""
+    answers = await ask(url, count)
     assert {status for status, _ in answers} == {200}, answers[:3]
     return sorted({json.loads(text)["model"] for _, text in answers})
 
 
-async def metric(pod: Object, name: str) -> float:
-    """The sum of a metric's samples on the page of a picker that shows it to everybody."""
-    async with (
-        aiohttp.ClientSession() as session,
-        session.get(f"http://{pod['status']['podIP']}:9090/metrics") as response,
+def pickers(cluster: Cluster, namespace: str) -> list[Object]:
+    """Those that are ready."""
+    pods = cluster.pods(namespace, ready=True)
+    return [pod for pod in pods if "epp" in [container["name"] for container in pod["spec"]["containers"]]]
+
+
+async def metrics_page(address: str, token: str) -> str:
+    headers = {"authorization": f"Bearer {token}"}
+    async with aiohttp.ClientSession(headers=headers) as session, session.get(f"http://{address}/metrics") as response:
+        assert response.status == 200, await response.text()
+        return await response.text()
+
+
+def total(page: str, name: str) -> float:
+    """The sum of a metric's samples."""
+    lines = [line for line in page.splitlines() if line.split("{")[0].split(" ")[0] == name]
+    return sum(float(line.rpartition(" ")[2]) for line in lines)
+
+
+class Installed(NamedTuple):
+    """Where things are installed: with model servers, an InferencePool, and somebody who may read metrics."""
+
+    cluster: Cluster
+    namespace: str
+    reader: str
+
+    async def decided(self) -> float:
+        """How many requests the pickers have routed."""
+        pages = [
+            await metrics_page(f"{pod['status']['podIP']}:9090", self.reader)
+            for pod in pickers(self.cluster, self.namespace)
+        ]
+        return sum(total(page, "inference_objective_request_total") for page in pages)
+
+    async def answer(self, url: str) -> float:
+        """Have ten requests answered by the model, and tell how many of them the pickers have routed.
+
+        A proxy that fails open answers before it has found the picker, so that they begin when the picker was asked.
+        """
+
+        async def routed() -> float:
+            with contextlib.suppress(AssertionError):
+                await complete(url, 1)
+            return await self.decided()
+
+        before = await eventually(routed, lambda count: count > 0, deadline_s=60)
+        assert await complete(url, 10) == [MODEL]
+        return await self.decided() - before
+
+    def remove_pickers(self) -> None:
+        """What is installed has been deleted, and its Pods need not take their time."""
+        self.cluster.remove_pods(self.namespace, "!app")
+
+
+@pytest.fixture(scope="module")
+def place(cluster: Cluster) -> Iterator[Installed]:
+    with tempfile.TemporaryDirectory() as folder:
+        cluster.control_plane.install_crds(write_definitions(Path(folder)))
+    namespace = cluster.create_namespace("installed")
+    for name in ("vllm-llama", "vllm"):  # as overlays and as values files have it
+        cluster.api.apply(model_servers("llama-cpp", 1, name=name), namespace=namespace)
+    cluster.api.apply(inference_pool(), namespace=namespace)
+    cluster.api.apply(OWN_CONFIGURATION, namespace=namespace)
+    reader = make_account(cluster.control_plane, "reader", namespace=namespace, cluster_rules=METRICS_RULES)
+    yield Installed(cluster, namespace, reader)
+    cluster.clear(namespace)
+
+
+@contextlib.contextmanager
+def applied(place: Installed, folder: str) -> Iterator[None]:
+    """By kubectl, until the block ends."""
+    place.cluster.kubectl("apply", "--server-side", "-k", folder)
+    try:
+        yield
+    finally:
+        place.cluster.kubectl("delete", "--wait=false", "--ignore-not-found", "-k", folder)
+        place.remove_pickers()
+
+
+@contextlib.contextmanager
+def released(place: Installed, chart: str, *values: str) -> Iterator[None]:
+    """By helm, as the release `pool`, until the block ends."""
+    namespace = f"--namespace={place.namespace}"
+    place.cluster.helm("install", RELEASE, chart, *values, namespace)
+    try:
+        yield
+    finally:
+        place.cluster.helm("uninstall", RELEASE, namespace)
+        place.remove_pickers()
+
+
+@contextlib.asynccontextmanager
+async def served(place: Installed, folder: Path, pool: str, service: str = "") -> AsyncIterator[str]:
+    """The URL of the Envoy behind `service`, or of a gateway in front of `pool` where there is none."""
+    if service:
+        yield await behind(place.cluster, place.namespace, service)
+        return
+    async with gateway_for(place.cluster, place.namespace, folder, pool) as gateway:
+        yield gateway.url
+
+
+@pytest.mark.parametrize("name", sorted({*OVERLAYS} - {"monitoring"}))
+async def test_kubectl_apply_of_an_overlay_serves(place: Installed, tmp_path: Path, name: str) -> None:
+    with applied(place, overlay(tmp_path, place.namespace, name)):
+        async with served(place, tmp_path, "vllm-llama", "epp" if name == "standalone" else "") as url:
+            routed = await place.answer(url)
+
+    assert routed == 10
+
+
+async def test_the_monitoring_overlay_reads_the_metrics_of_pickers_that_guard_them(
+    place: Installed, tmp_path: Path
+) -> None:
+    """As the operator has Prometheus do it: by what the ServiceMonitor says, with the token that it names."""
+    cluster, monitoring = place.cluster, place.cluster.create_namespace("installed-monitoring")
+    pickers, watchers = tmp_path / "pickers", tmp_path / "monitoring"
+    pickers.mkdir()
+    watchers.mkdir()
+    with (
+        applied(place, overlay(watchers, monitoring, "monitoring")),
+        applied(place, overlay(pickers, place.namespace, "high-availability")),
     ):
-        lines = (await response.text()).splitlines()
-    return sum(float(line.rpartition(" ")[2]) for line in lines if line.split("{")[0].split(" ")[0] == name)
+        async with served(place, tmp_path, "vllm-llama") as url:
+            await place.answer(url)
+        spec = cluster.api.get("monitoring.coreos.com/v1", "ServiceMonitor", "epp", namespace=monitoring)["spec"]
+        selector = ",".join(f"{key}={value}" for key, value in spec["selector"]["matchLabels"].items())
+        [service] = cluster.api.list("v1", "Service", labelSelector=selector)
+        [endpoint] = spec["endpoints"]
+        token = endpoint["authorization"]["credentials"]
+        secret = cluster.api.get("v1", "Secret", token["name"], namespace=monitoring)
+        port = next(p["port"] for p in service["spec"]["ports"] if p["name"] == endpoint["port"])
+        [leader] = service_addresses(cluster, place.namespace, service["metadata"]["name"], port)
+        decided = await place.decided()
+        page = await metrics_page(leader, base64.b64decode(secret["data"][token["key"]]).decode())
+    cluster.clear(monitoring)
+
+    assert total(page, "inference_objective_request_total") == decided > 0
 
 
-async def test_kubectl_apply_for_an_existing_pool_serves(
-    cluster: Cluster, cluster_namespace: str, tmp_path: Path
+@pytest.mark.parametrize("name", [name for name in CASES if name not in WITHOUT_PROGRAM])
+async def test_helm_install_of_a_values_file_serves(place: Installed, tmp_path: Path, name: str) -> None:
+    case = CASES[name][0]
+    chart, *values = case.arguments(tmp_path)
+    (tmp_path / "changes.yaml").write_text(yaml.safe_dump(changes(case)))
+    proxy = [o["metadata"]["name"] for o in rendered(name).objects if o["kind"] == "Service" and has_http(o)]
+
+    with released(place, chart, *values, f"--values={tmp_path / 'changes.yaml'}"):
+        async with served(place, tmp_path, RELEASE, *proxy) as url:
+            routed = await place.answer(url)
+
+    assert routed == 10
+
+
+@pytest.mark.parametrize("fails_open", [True, False])
+async def test_a_proxy_that_fails_open_serves_while_there_is_no_picker(
+    place: Installed, tmp_path: Path, fails_open: bool
 ) -> None:
-    cluster.api.apply(llamas(2), namespace=cluster_namespace)
-    cluster.api.apply(inference_pool(), namespace=cluster_namespace)
+    proxy = {"enabled": True, "mode": "service", "replicas": 1, "failOpen": fails_open}
+    labels = {"modelServers": {"matchLabels": {"app": "vllm"}}}
+    case = Case("standalone", (), {"inferencePool": labels, "inferenceExtension": {"sidecar": proxy}})
 
-    cluster.kubectl("apply", "-k", overlay(tmp_path, cluster_namespace, "existing-pool"))
+    with released(place, *case.arguments(tmp_path)):
+        url = await behind(place.cluster, place.namespace, f"{RELEASE}-proxy")
+        assert await place.answer(url) == 10
+        scale = ("scale", f"deployment/{RELEASE}-epp", "--replicas=0", f"--namespace={place.namespace}")
+        await asyncio.to_thread(place.cluster.kubectl, *scale)
+        await asyncio.to_thread(place.cluster.remove_pods, place.namespace, f"inferencepool={RELEASE}-epp")
+        statuses = await ask(url, 10)
 
-    async with gateway_for(cluster, cluster_namespace, tmp_path, "vllm-llama") as gateway:
-        models = await complete(gateway.url, 20)
-        [epp] = cluster.until_ready(cluster_namespace, "app.kubernetes.io/name=llm-epp", 1)
-        counted = await metric(epp, "inference_objective_request_total")
-    assert models == [MODEL]
-    assert counted == 20
-
-
-async def test_kubectl_apply_of_envoy_beside_the_epp_serves_without_a_gateway(
-    cluster: Cluster, cluster_namespace: str, tmp_path: Path
-) -> None:
-    cluster.api.apply(llamas(1), namespace=cluster_namespace)
-
-    cluster.kubectl("apply", "-k", overlay(tmp_path, cluster_namespace, "standalone"))
-
-    cluster.until_ready(cluster_namespace, "app=vllm-llama", 1)
-    assert await complete(await standalone(cluster, cluster_namespace, "epp"), 10) == [MODEL]
+    assert {status for status, _ in statuses} == ({200} if fails_open else {500})
 
 
-async def test_kubectl_apply_with_prediction_servers_serves(
-    cluster: Cluster, cluster_namespace: str, tmp_path: Path
-) -> None:
-    cluster.api.apply(llamas(1), namespace=cluster_namespace)
-    cluster.api.apply(inference_pool(), namespace=cluster_namespace)
-
-    cluster.kubectl("apply", "-k", overlay(tmp_path, cluster_namespace, "predictor"))
-
-    async with gateway_for(cluster, cluster_namespace, tmp_path, "vllm-llama") as gateway:
-        models = await complete(gateway.url, 10)
-    [epp] = cluster.until_ready(cluster_namespace, "app.kubernetes.io/name=llm-epp", 1)
-    assert models == [MODEL]
-    assert [s["ready"] for s in epp["status"]["containerStatuses"]] == [True, True, True]
+def has_http(service: Object) -> bool:
+    """Whether clients connect to it, and not to a gateway."""
+    return "http" in [port["name"] for port in service["spec"]["ports"]]
 
 
-@pytest.mark.parametrize(
-    "values",
-    [
-        {"inferencePool": {"modelServers": {"matchLabels": {"app": "vllm-llama"}}}},
-        {"router": {"modelServers": {"matchLabels": {"app": "vllm-llama"}}}},
-        {
-            "inferencePool": {"modelServers": {"matchLabels": {"app": "vllm-llama"}}},
-            "inferenceExtension": {"latencyPredictor": {"enabled": True, "mode": "sidecars"}},
-        },
-    ],
-    ids=["GIE values", "llm-d values", "prediction servers"],
-)
-async def test_helm_install_beside_a_gateway_serves(
-    cluster: Cluster, cluster_namespace: str, tmp_path: Path, values: Object
-) -> None:
-    cluster.api.apply(llamas(1), namespace=cluster_namespace)
-
-    helm_install(cluster, cluster_namespace, "inferencepool", tmp_path, values)
-
-    async with gateway_for(cluster, cluster_namespace, tmp_path, "pool", fail_open=True) as gateway:
-        models = await complete(gateway.url, 10)
-        [epp] = [p for p in cluster.pods(cluster_namespace) if p["metadata"]["name"].startswith("pool-epp-")]
-        assert "in step with Kubernetes" in cluster.log(epp)
-    assert models == [MODEL]
-
-
-async def test_helm_install_standalone_serves_without_a_gateway(
-    cluster: Cluster, cluster_namespace: str, tmp_path: Path
-) -> None:
-    cluster.api.apply(llamas(1), namespace=cluster_namespace)
-    values = {
-        "inferenceExtension": {"endpointsServer": {"createInferencePool": False, "endpointSelector": "app=vllm-llama"}}
+def changes(case: Case) -> Object:
+    """What has to go from values that were written for other EPPs: images, and sizes of servers that fill a machine."""
+    files = [yaml.safe_load((FIXTURES / f"{name}.yaml").read_text()) for name in case.files]
+    at_once = {"readinessProbe": {"initialDelaySeconds": 1, "periodSeconds": 1}}
+    prediction = {
+        "trainingServer": {"image": None, **at_once},
+        "predictionServers": {"image": None, **at_once, "config": {"UVICORN_WORKERS": "1"}},
     }
-
-    helm_install(cluster, cluster_namespace, "standalone", tmp_path, values)
-
-    cluster.until_ready(cluster_namespace, "app=vllm-llama", 1)
-    assert await complete(await standalone(cluster, cluster_namespace, "pool-epp"), 10) == [MODEL]
-
-
-def helm_install(cluster: Cluster, namespace: str, chart: str, folder: Path, values: Object) -> None:
-    """As the release `pool`."""
-    file = folder / "values.yaml"
-    file.write_text(yaml.safe_dump(values))
-    cluster.helm("install", "pool", str(CHARTS / chart), f"--namespace={namespace}", f"--values={file}")
+    if any("router" in values for values in (*files, case.values)):
+        return {"router": {"epp": {"image": None}, "latencyPredictor": prediction}}
+    sidecars = {"trainingServer": {"image": None}, "predictionServers": {"image": None}}
+    return {"inferenceExtension": {"image": None, "latencyPredictor": prediction, "sidecars": sidecars}}
 
 
-async def standalone(cluster: Cluster, namespace: str, service: str) -> str:
-    """The URL of an Envoy beside its EPP, once its Pod is ready."""
+async def behind(cluster: Cluster, namespace: str, service: str) -> str:
+    """The URL of an Envoy, once the Pod that has it is ready."""
 
     def address() -> list[str]:
         return service_addresses(cluster, namespace, service, 8081)

@@ -48,7 +48,7 @@ async def test_no_request_fails_while_model_servers_and_pickers_are_scaled_and_r
         gateway_for(cluster, namespace, tmp_path, "vllm-llama") as gateway,
         steady_load(gateway.url, rate=RATE, model=MODEL, streamed=1) as load,
     ):
-        for deployment, selector in (("llama", SERVERS), ("epp", EPP)):
+        for deployment, selector in (("vllm-llama", SERVERS), ("epp", EPP)):
             for count in (3, 1):
                 await asyncio.to_thread(_scale, cluster, namespace, deployment, selector, count)
                 await load.until_answered(100)

@@ -14,19 +14,11 @@ import yaml
 from tests.support.chart_cases import CASES, LABELS, gie, llm_d, rendered
 from tests.support.charts import RELEASE, ROOT, Case, Object
 from tests.support.control_plane import ControlPlane, ControlPlaneError
+from tests.support.foreign_kinds import write_definitions
 from tests.support.pages import blocks, commands
 from tests.support.tools import HELM, ToolMissingError, find
 
 CRDS: Final = sorted((ROOT / "deploy" / "crds").glob("infer*.yaml"))
-# Kinds of gateways and monitoring, whose definitions are not ours: the server is to know their names, and takes any content.
-FOREIGN: Final = (
-    ("monitoring.coreos.com", "v1", "ServiceMonitor", "servicemonitors"),
-    ("monitoring.googleapis.com", "v1", "PodMonitoring", "podmonitorings"),
-    ("networking.istio.io", "v1", "DestinationRule", "destinationrules"),
-    ("networking.gke.io", "v1", "HealthCheckPolicy", "healthcheckpolicies"),
-    ("networking.gke.io", "v1", "GCPBackendPolicy", "gcpbackendpolicies"),
-    ("gateway.networking.k8s.io", "v1", "HTTPRoute", "httproutes"),
-)
 RESTRICTED: Final = {"pod-security.kubernetes.io/enforce": "restricted"}
 EVERYTHING: Final[Object] = {
     **gie(
@@ -52,28 +44,8 @@ def cluster(control_plane: ControlPlane) -> ControlPlane:
     except ToolMissingError as missing:
         pytest.skip(str(missing))
     with tempfile.TemporaryDirectory() as folder:
-        foreign = Path(folder) / "foreign.yaml"
-        foreign.write_text(yaml.safe_dump_all(_definition(*kind) for kind in FOREIGN))
-        control_plane.install_crds(*CRDS, foreign)
+        control_plane.install_crds(*CRDS, write_definitions(Path(folder)))
     return control_plane
-
-
-def _definition(group: str, version: str, kind: str, plural: str) -> Object:
-    schema = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
-    return {
-        "apiVersion": "apiextensions.k8s.io/v1",
-        "kind": "CustomResourceDefinition",
-        "metadata": {
-            "name": f"{plural}.{group}",
-            "annotations": {"api-approved.kubernetes.io": "unapproved, for tests"},
-        },
-        "spec": {
-            "group": group,
-            "scope": "Namespaced",
-            "names": {"kind": kind, "plural": plural, "singular": kind.lower()},
-            "versions": [{"name": version, "served": True, "storage": True, "schema": schema}],
-        },
-    }
 
 
 class Release:

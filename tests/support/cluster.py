@@ -134,14 +134,7 @@ class Cluster:
             for owner in self.api.list("apps/v1", kind, namespace=namespace):
                 self.api.delete("apps/v1", kind, owner["metadata"]["name"], namespace=namespace)
         self.api.delete("v1", "Namespace", namespace)
-
-        def empty() -> bool:
-            pods = self.api.list("v1", "Pod", namespace=namespace)
-            for pod in pods:
-                self.api.delete("v1", "Pod", pod["metadata"]["name"], namespace=namespace, grace_s=0)
-            return not pods and not any((self.folder / "pods").glob(f"{namespace}_*/{RUNNING}"))
-
-        self.until(empty, f"Pods of {namespace} are left")
+        self.remove_pods(namespace)
 
     # --- Pods ----------------------------------------------------------------------------------------------------------
 
@@ -157,6 +150,19 @@ class Cluster:
             f"{count} Pods {selector} are not Ready",
         )
         return self.pods(namespace, selector, ready=True)
+
+    def remove_pods(self, namespace: str, selector: str = "") -> None:
+        """Let them go without grace; returns when none is left. What owns them has to be gone."""
+
+        def removed() -> bool:
+            pods = self.api.list("v1", "Pod", namespace=namespace, labelSelector=selector)
+            for pod in pods:
+                self.api.delete("v1", "Pod", pod["metadata"]["name"], namespace=namespace, grace_s=0)
+            there = {pod["metadata"]["uid"] for pod in self.api.list("v1", "Pod", namespace=namespace)}
+            running = (path.parent.name for path in self.folder.glob(f"pods/{namespace}_*/{RUNNING}"))
+            return not pods and all(name.rpartition("_")[2] in there for name in running)
+
+        self.until(removed, f"Pods of {namespace} are left")
 
     def log(self, pod: Object, container: str = "") -> str:
         """What a container has written, over all of its starts; that of the first one if none is named."""
