@@ -18,7 +18,7 @@ import yaml
 
 from epp.demo.processes import Children
 from tests.support.accounts import METRICS_RULES, make_account
-from tests.support.chart_cases import CASES, PLUGINS, rendered
+from tests.support.chart_cases import CASES, PLUGINS, WITH_POOL, rendered
 from tests.support.charts import FIXTURES, RELEASE, Case
 from tests.support.cluster import Cluster
 from tests.support.foreign_kinds import write_definitions
@@ -31,12 +31,14 @@ from tests.support.stack import eventually
 pytestmark = [pytest.mark.e2e, pytest.mark.kube, pytest.mark.asyncio(loop_scope="session")]
 
 MODEL = "llm-epp-demo"
-WITHOUT_PROGRAM: Final = {
-    "llm-d-standalone, selector, agentgateway": "agentgateway is not installed here",
-    "llm-d-gateway, tokenizer": "vLLM is not installed here",
-    "sglang over gRPC": "llama.cpp does not speak gRPC",
-    "vllm over gRPC": "llama.cpp does not speak gRPC",
-}
+# Their Pods have programs that are not installed here: agentgateway, and vLLM.
+WITHOUT_PROGRAM: Final = ("llm-d-standalone, selector, agentgateway", "llm-d-gateway, tokenizer")
+# Every values file, and what else makes other objects than these do.
+INSTALLED: Final = [
+    name
+    for name, (case, expected) in CASES.items()
+    if (case.files or expected.objects != WITH_POOL) and name not in WITHOUT_PROGRAM
+]
 OWN_CONFIGURATION: Final[Object] = {
     "apiVersion": "v1",
     "kind": "ConfigMap",
@@ -261,7 +263,7 @@ async def test_the_monitoring_overlay_reads_the_metrics_of_pickers_that_guard_th
     assert total(page, "inference_objective_request_total") == decided > 0
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name not in WITHOUT_PROGRAM])
+@pytest.mark.parametrize("name", INSTALLED)
 async def test_helm_install_of_a_values_file_serves(place: Installed, tmp_path: Path, name: str) -> None:
     case = CASES[name][0]
     chart, *values = case.arguments(tmp_path)
@@ -292,6 +294,21 @@ async def test_a_proxy_that_fails_open_serves_while_there_is_no_picker(
         statuses = await ask(url, 10)
 
     assert {status for status, _ in statuses} == ({200} if fails_open else {500})
+
+
+async def test_an_autoscaler_keeps_as_many_pickers_as_it_is_told_at_least(place: Installed, tmp_path: Path) -> None:
+    """There are no measurements in this cluster, so that it asks for the least; the API server and its controller are real."""
+    labels = {"modelServers": {"matchLabels": {"app": "vllm"}}}
+    scaling = {"enabled": True, "minReplicas": 2}
+    case = Case("inferencepool", (), {"inferencePool": labels, "inferenceExtension": {"autoscaling": scaling}})
+
+    with released(place, *case.arguments(tmp_path)):
+        selector = f"inferencepool={RELEASE}-epp"
+        await asyncio.to_thread(place.cluster.until_ready, place.namespace, selector, 2)
+        async with served(place, tmp_path, RELEASE) as url:
+            routed = await place.answer(url)
+
+    assert routed == 10
 
 
 def has_http(service: Object) -> bool:

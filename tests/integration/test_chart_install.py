@@ -214,10 +214,17 @@ def test_notes_tell_where_to_go(release: Release) -> None:
             "router.latencyPredictor.trainingServer has no effect: latencyPredictor.enabled is false",
         ),
         (
-            {**LABELS, "provider": {"name": "gke", "gke": {"preferredBackends": {"enabled": True}}}},
-            "provider.gke.preferredBackends has no effect: GKE's preferred backends need a StatefulSet",
+            {**LABELS, "provider": {"gke": {"preferredBackends": {"enabled": True}}}},
+            "provider.gke.preferredBackends.enabled has no effect: it is for an InferencePool with provider.name gke",
         ),
-        (llm_d(epp={"autoscaling": {"enabled": True}}), "router.epp.autoscaling has no effect"),
+        (
+            llm_d(epp={"autoscaling": {"enabled": True}, "replicas": 2}),
+            "router.epp.replicas has no effect: autoscaling has minReplicas and maxReplicas",
+        ),
+        (
+            gie(sidecar={"enabled": True, "autoscaling": {"enabled": True}}),
+            "inferenceExtension.sidecar.autoscaling.enabled has no effect: it is for a proxy with mode service",
+        ),
         (
             gie(image={"registry": "registry.k8s.io", "repository": "gateway-api-inference-extension/epp", "tag": "v1.5.0"}),
             "the image registry.k8s.io/gateway-api-inference-extension/epp:v1.5.0 is the Go EPP's",

@@ -393,6 +393,56 @@ def test_what_pods_may_have_is_passed_on(helm: None) -> None:
     assert container in made.pod["containers"]
 
 
+# --- how many pods -------------------------------------------------------------------------------------------------------
+
+
+def test_an_autoscaler_has_its_deployment_to_itself_and_every_pod_serves(rendered: Mapping[str, Rendered]) -> None:
+    made = rendered["autoscaling of proxies, too"]
+
+    for name, least in (("pool-epp", 2), ("pool-proxy", 1)):
+        spec = made.one("HorizontalPodAutoscaler", name)["spec"]
+        cpu = {"type": "Utilization", "averageUtilization": 80}
+        assert spec["scaleTargetRef"] == {"apiVersion": "apps/v1", "kind": "Deployment", "name": name}
+        assert (spec["minReplicas"], spec["maxReplicas"]) == (least, 5)
+        assert spec["metrics"] == [{"type": "Resource", "resource": {"name": "cpu", "target": cpu}}]
+        assert "replicas" not in made.one("Deployment", name)["spec"]
+    assert made.one("Deployment", "pool-epp")["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
+
+
+def test_an_autoscaler_is_told_more_where_values_do(helm: None) -> None:
+    metrics = [{"type": "Pods", "pods": {"metric": {"name": "m"}, "target": {"type": "Value", "value": "1"}}}]
+    behavior = {"scaleDown": {"stabilizationWindowSeconds": 60}}
+    scaling = {"enabled": True, "targetMemoryUtilizationPercentage": 70}
+
+    def spec(**more: Any) -> Object:
+        made = render(Case("inferencepool", (), llm_d(epp={"autoscaling": {**scaling, **more}})))
+        found: Object = made.one("HorizontalPodAutoscaler")["spec"]
+        return found
+
+    assert {m["resource"]["name"]: m["resource"]["target"]["averageUtilization"] for m in spec()["metrics"]} == {
+        "cpu": 80,
+        "memory": 70,
+    }
+    assert spec(metrics=metrics, behavior=behavior)["metrics"] == metrics
+    assert spec(metrics=metrics, behavior=behavior)["behavior"] == behavior
+
+
+def test_gke_is_told_which_pickers_it_should_prefer(rendered: Mapping[str, Rendered]) -> None:
+    made = rendered["gke, preferred backends"]
+    preferred, backup = (made.one("Deployment", name)["spec"] for name in ("pool-epp", "pool-epp-backup"))
+    policies = {name: made.one("GCPBackendPolicy", name)["spec"] for name in ("pool-epp", "pool-epp-backup")}
+
+    assert (preferred["replicas"], backup["replicas"]) == (1, 2)
+    assert made.one("InferencePool")["spec"]["endpointPickerRef"]["name"] == "pool-epp-backup"
+    for name, deployment in (("pool-epp", preferred), ("pool-epp-backup", backup)):
+        labels = {"llm-d-router-gateway": name}
+        assert made.one("Service", name)["spec"]["selector"] == deployment["selector"]["matchLabels"] == labels
+        assert policies[name]["targetRef"] == {"group": "", "kind": "Service", "name": name}
+    assert [policy["default"]["backendPreference"] for policy in policies.values()] == ["PREFERRED", "DEFAULT"]
+    assert policies["pool-epp"]["default"] | {"backendPreference": "DEFAULT"} == policies["pool-epp-backup"]["default"]
+    assert policies["pool-epp"]["default"]["maxRatePerEndpoint"] == 100
+
+
 # --- what is refused -----------------------------------------------------------------------------------------------------
 
 
@@ -421,6 +471,11 @@ def test_what_pods_may_have_is_passed_on(helm: None) -> None:
         ({**gie(endpointsServer=NO_POOL), "inferenceObjectives": [{"name": "a", "priority": 1}]}, "none is created"),
         ({"inferencePool": {**LABELS["inferencePool"], "targetPorts": [{"number": 1}] * 9}}, "maxItems: got 9, want 8"),
         (gie(endpointsServer={**NO_POOL, "targetPorts": "80,x"}), "targetPorts: 0 is not in 1..65535"),
+        (gie(autoscaling={"enabled": True, "minReplicas": 9}), "autoscaling: maxReplicas is 5, less than minReplicas, 9"),
+        (
+            gie(autoscaling={"enabled": True}, flags={"ha-enable-leader-election": True}),
+            "autoscaling: every pod has to serve, and those that wait to lead never do",
+        ),
         (
             gie(endpointsServer={**NO_POOL, "endpointSelector": "a in (b)"}, sidecar={"enabled": True, "failOpen": True}),
             'failOpen: a Service selects by equal labels, and endpointSelector is "a in (b)"',

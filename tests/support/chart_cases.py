@@ -281,6 +281,61 @@ CASES: Final[Mapping[str, tuple[Case, Expected]]] = {
             (*POOL, *CONFIG, DRAIN, "--v=1", "--tracing=false"),
         ),
     ),
+    "gke, preferred backends": (
+        Case(
+            "inferencepool",
+            ("llm-d-gateway",),
+            {"provider": {"name": "gke", "gke": {"preferredBackends": {"enabled": True, "defaultReplicas": 2}}}},
+        ),
+        Expected(
+            (
+                *WITH_POOL,
+                "Deployment/pool-epp-backup",
+                "GCPBackendPolicy/pool",
+                "GCPBackendPolicy/pool-epp",
+                "GCPBackendPolicy/pool-epp-backup",
+                "HealthCheckPolicy/pool",
+                "Service/pool-epp-backup",
+            ),
+            (*POOL, *CONFIG, DRAIN, "--v=1", "--tracing=false"),
+            readiness="readiness",
+            selector="llm-d-router-gateway",
+        ),
+    ),
+    "autoscaling": (
+        Case("inferencepool", (), gie(autoscaling={"enabled": True})),
+        Expected(
+            (*WITH_POOL, "HorizontalPodAutoscaler/pool-epp"),
+            (*POOL, *CONFIG, DRAIN, "--v=1", "--tracing=false"),
+            readiness="readiness",
+        ),
+    ),
+    "autoscaling of proxies, too": (
+        Case(
+            "standalone",
+            ("llm-d-standalone",),
+            {
+                "router": {
+                    "epp": {"autoscaling": {"enabled": True, "minReplicas": 2}},
+                    "proxy": {"mode": "service", "autoscaling": {"enabled": True}},
+                }
+            },
+        ),
+        Expected(
+            (
+                *WITH_POOL,
+                "ConfigMap/envoy",
+                "Deployment/pool-proxy",
+                "HorizontalPodAutoscaler/pool-epp",
+                "HorizontalPodAutoscaler/pool-proxy",
+                "Service/pool-model-servers",
+                "Service/pool-proxy",
+            ),
+            (*POOL, *CONFIG, DRAIN, "--v=1", "--tracing=false"),
+            readiness="readiness",
+            selector="llm-d-router-gateway",
+        ),
+    ),
     "istio": (
         Case("inferencepool", (), {**LABELS, "provider": {"name": "istio"}}),
         Expected((*WITH_POOL, "DestinationRule/pool-epp"), (*POOL, *CONFIG, DRAIN, "--v=1", "--tracing=false")),

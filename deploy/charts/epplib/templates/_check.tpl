@@ -35,6 +35,20 @@
     {{- fail (printf "pluginsConfigFile: there is no %s, only %s; pluginsCustomConfig gives more files" $epp.pluginsConfigFile (join ", " $files)) -}}
   {{- end -}}
 {{- end -}}
+{{- range $path, $scaling := dict "autoscaling" $epp.autoscaling "proxy autoscaling" (.proxy.autoscaling | default dict) -}}
+  {{- if and $scaling.enabled (lt (int $scaling.maxReplicas) (int $scaling.minReplicas)) -}}
+    {{- fail (printf "%s: maxReplicas is %d, less than minReplicas, %d" $path (int $scaling.maxReplicas) (int $scaling.minReplicas)) -}}
+  {{- end -}}
+{{- end -}}
+{{- if or $epp.autoscaling.enabled $epp.prefers -}}
+  {{- $what := $epp.autoscaling.enabled | ternary "autoscaling" "preferredBackends" -}}
+  {{- if and (has (get $epp.givenFlags "ha-enable-leader-election") (list "true" "1")) (ne (get $epp.givenFlags "replicas-serve") "all") -}}
+    {{- fail (printf "%s: every pod has to serve, and those that wait to lead never do; take ha-enable-leader-election out of flags" $what) -}}
+  {{- end -}}
+  {{- if and $epp.autoscaling.enabled $epp.prefers -}}
+    {{- fail "autoscaling: the groups of preferredBackends have sizes of their own" -}}
+  {{- end -}}
+{{- end -}}
 {{- $taken := dict -}}
 {{- if .tokenizer.enabled -}}{{- $_ := set $taken (toString .tokenizer.port) "tokenizer.port" -}}{{- end -}}
 {{- if eq .prediction.mode "sidecars" -}}

@@ -72,8 +72,7 @@ metadata:
     {{- toYaml .labels | nindent 4 }}
 spec:
   selector:
-    matchLabels:
-      {{- toYaml .selectorLabels | nindent 6 }}
+    {{- include "epplib.everyPicker" . | nindent 4 }}
   endpoints:
     - port: metrics
       scheme: http

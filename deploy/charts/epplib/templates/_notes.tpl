@@ -11,6 +11,9 @@ Clients connect to Service {{ eq $tree.proxy.mode "service" | ternary $tree.prox
 {{- if $tree.epp.elects }}
 One of {{ $tree.epp.replicas }} pods leads; only that one is ever ready.
 {{- end }}
+{{- if $tree.epp.prefers }}
+Attach the network endpoint group of Service {{ $tree.name }} to the load balancer's backend service of {{ $tree.name }}-backup: docs/gateways/gke.md.
+{{- end }}
 {{- if ne $tree.prediction.mode "none" }}
 Latencies are predicted {{ eq $tree.prediction.mode "process" | ternary "in the EPP's process" "by servers beside the EPP" }}.
 {{- end }}
@@ -56,15 +59,23 @@ NOTE: {{ . }}
 - because: agentgateway refuses requests that no EPP was asked about
   values: [inferenceExtension.sidecar.failOpen, router.proxy.failOpen]
 {{- end }}
-- because: autoscaling of the EPP is not part of this chart; replicas is
-  values: [router.epp.autoscaling, router.proxy.autoscaling]
-- because: GKE's preferred backends need a StatefulSet, which this chart does not make
-  values: [provider.gke.preferredBackends]
+{{- if or (ne .provider.name "gke") (not .pool.create) }}
+- because: it is for an InferencePool with provider.name gke
+  values: [provider.gke.preferredBackends.enabled]
+{{- end }}
+{{- if .epp.autoscaling.enabled }}
+- because: autoscaling has minReplicas and maxReplicas
+  values: [inferenceExtension.replicas, router.epp.replicas]
+{{- end }}
+{{- if .epp.prefers }}
+- because: preferredBackends has preferredReplicas and defaultReplicas
+  values: [inferenceExtension.replicas, router.epp.replicas]
+{{- end }}
 - because: the chart gives the servers their ports, and each the address of the other
   values: [inferenceExtension.sidecars.predictionServers.config.port, inferenceExtension.sidecars.predictionServers.config.trainingServerUrl]
 {{- if not $proxied }}
 - because: it is for a proxy with mode service
-  values: [inferenceExtension.sidecar.replicas, router.proxy.replicas]
+  values: [inferenceExtension.sidecar.replicas, router.proxy.replicas, inferenceExtension.sidecar.autoscaling.enabled, router.proxy.autoscaling.enabled]
 {{- end }}
 {{- if not .proxy.enabled }}
 - because: there is no proxy (inferenceExtension.sidecar.enabled, router.proxy.enabled)

@@ -4,10 +4,11 @@
 {{- include "epplib.config" $tree }}
 {{- include "epplib.proxyConfig" $tree }}
 {{- include "epplib.rbac" $tree }}
-{{- include "epplib.service" $tree }}
-{{- include "epplib.deployment" $tree }}
+{{- include "epplib.services" $tree }}
+{{- include "epplib.deployments" $tree }}
 {{- include "epplib.proxyService" $tree }}
 {{- include "epplib.modelServersService" $tree }}
+{{- include "epplib.scaling" $tree }}
 {{- include "epplib.availability" $tree }}
 {{- include "epplib.pool" $tree }}
 {{- include "epplib.provider" $tree }}

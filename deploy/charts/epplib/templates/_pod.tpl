@@ -1,25 +1,34 @@
 {{- /* The EPP's Deployment, and what runs in its pods. Argument: the tree. */ -}}
 
+{{- define "epplib.deployments" -}}
+{{- range .tiers }}
+{{- include "epplib.deployment" (set $ "tier" .) }}
+{{- end }}
+{{- end -}}
+
+{{- /* That of .tier. */ -}}
 {{- define "epplib.deployment" }}
 ---
 apiVersion: apps/v1
 kind: Deployment
 metadata:
-  name: {{ .name }}
+  name: {{ .tier.name }}
   namespace: {{ .namespace }}
   labels:
     {{- toYaml (merge dict .labels .modeLabels) | nindent 4 }}
 spec:
-  replicas: {{ .epp.replicas }}
+  {{- if not .epp.autoscaling.enabled }}
+  replicas: {{ int .tier.replicas }}
+  {{- end }}
   strategy:
     {{- include "epplib.strategy" . | nindent 4 }}
   selector:
     matchLabels:
-      {{- toYaml .selectorLabels | nindent 6 }}
+      {{- toYaml .tier.selectorLabels | nindent 6 }}
   template:
     metadata:
       labels:
-        {{- toYaml (merge dict .selectorLabels .modeLabels .epp.podLabels) | nindent 8 }}
+        {{- toYaml (merge dict .tier.selectorLabels .modeLabels .epp.podLabels) | nindent 8 }}
       {{- with include "epplib.annotations" . | fromYaml }}
       annotations:
         {{- toYaml . | nindent 8 }}
@@ -70,7 +79,7 @@ spec:
       {{- with .epp.priorityClassName }}
       priorityClassName: {{ . }}
       {{- end }}
-      {{- if or .epp.topologySpreadConstraints (gt .epp.replicas 1.0) }}
+      {{- if or .epp.topologySpreadConstraints .epp.several }}
       topologySpreadConstraints:
         {{- if .epp.topologySpreadConstraints }}
         {{- toYaml .epp.topologySpreadConstraints | nindent 8 }}
@@ -80,7 +89,7 @@ spec:
           whenUnsatisfiable: ScheduleAnyway
           labelSelector:
             matchLabels:
-              {{- toYaml .selectorLabels | nindent 14 }}
+              {{- toYaml .tier.selectorLabels | nindent 14 }}
         {{- end }}
       {{- end }}
 {{- end -}}
@@ -130,7 +139,7 @@ rollingUpdate: {maxSurge: 1, maxUnavailable: 0}
     initialDelaySeconds: 5
     periodSeconds: 10
   readinessProbe:
-    grpc: {port: {{ int .epp.healthPort }}, service: {{ gt .epp.replicas 1.0 | ternary "readiness" "inference-extension" }}}
+    grpc: {port: {{ int .epp.healthPort }}, service: {{ .epp.several | ternary "readiness" "inference-extension" }}}
     periodSeconds: 2
   {{- if .epp.elects }}
   lifecycle:

@@ -22,7 +22,8 @@ spec:
       {{ $key }}: {{ toString $value | quote }}
       {{- end }}
   endpointPickerRef:
-    name: {{ .name }}
+    # Of several groups of EPPs the last, which GKE attaches by itself; the preferred one stays attached when it does so again.
+    name: {{ (last .tiers).name }}
     port:
       number: {{ int .epp.extProcPort }}
     failureMode: {{ eq .pool.failureMode "FailClosed" | ternary "FailClose" .pool.failureMode }}
@@ -130,5 +131,31 @@ spec:
     timeoutSec: 300
     logging:
       enabled: true
+{{- range .tiers }}
+{{- if .preference }}
+---
+apiVersion: networking.gke.io/v1
+kind: GCPBackendPolicy
+metadata:
+  name: {{ .name }}
+  namespace: {{ $.namespace }}
+  labels:
+    {{- toYaml $.labels | nindent 4 }}
+spec:
+  targetRef:
+    group: ""
+    kind: Service
+    name: {{ .name }}
+  default:
+    backendPreference: {{ .preference }}
+    {{- with $.provider.gke.preferredBackends }}
+    balancingMode: {{ .balancingMode }}
+    {{- if eq .balancingMode "RATE" }}
+    maxRatePerEndpoint: {{ int .maxRatePerEndpoint }}
+    {{- end }}
+    capacityScalerPercent: {{ int .capacityScalerPercent }}
+    {{- end }}
+{{- end }}
+{{- end }}
 {{- end }}
 {{- end -}}

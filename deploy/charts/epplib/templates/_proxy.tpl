@@ -135,7 +135,9 @@ metadata:
   labels:
     {{- toYaml (merge dict .labels $labels) | nindent 4 }}
 spec:
+  {{- if not (include "epplib.proxyScales" .) }}
   replicas: {{ int .proxy.replicas }}
+  {{- end }}
   selector:
     matchLabels:
       {{- toYaml $labels | nindent 6 }}

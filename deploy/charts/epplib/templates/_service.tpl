@@ -1,18 +1,30 @@
 {{- /* The EPP's Service and ServiceAccount, what may be gone at once, and who may reach it. Argument: the tree. */ -}}
 
+{{- define "epplib.services" -}}
+{{- range .tiers }}
+{{- include "epplib.service" (set $ "tier" .) }}
+{{- end }}
+{{- end -}}
+
+{{- /* That of .tier. */ -}}
 {{- define "epplib.service" }}
 ---
 apiVersion: v1
 kind: Service
 metadata:
-  name: {{ .name }}
+  name: {{ .tier.name }}
   namespace: {{ .namespace }}
   labels:
     {{- toYaml .labels | nindent 4 }}
+  {{- if eq .tier.preference "PREFERRED" }}
+  annotations:
+    # The network endpoint group that is attached to the load balancer by hand.
+    cloud.google.com/neg: {{ printf "{\"exposed_ports\":{\"%v\":{}}}" .epp.extProcPort | squote }}
+  {{- end }}
 spec:
   type: ClusterIP
   selector:
-    {{- toYaml .selectorLabels | nindent 4 }}
+    {{- toYaml .tier.selectorLabels | nindent 4 }}
   ports:
     - {name: grpc-ext-proc, protocol: TCP, port: {{ int .epp.extProcPort }}, targetPort: grpc}
     - {name: http-metrics, protocol: TCP, port: 9090, targetPort: metrics}
@@ -49,8 +61,7 @@ spec:
   maxUnavailable: {{ .epp.podDisruptionBudget.maxUnavailable }}
   {{- end }}
   selector:
-    matchLabels:
-      {{- toYaml .selectorLabels | nindent 6 }}
+    {{- include "epplib.everyPicker" . | nindent 4 }}
 {{- end }}
 {{- if .epp.networkPolicy.enabled }}
 ---
@@ -63,8 +74,7 @@ metadata:
     {{- toYaml .labels | nindent 4 }}
 spec:
   podSelector:
-    matchLabels:
-      {{- toYaml .selectorLabels | nindent 6 }}
+    {{- include "epplib.everyPicker" . | nindent 4 }}
   policyTypes: [Ingress]
   ingress:
     - ports:
@@ -84,4 +94,17 @@ spec:
         {{- toYaml . | nindent 8 }}
       {{- end }}
 {{- end }}
+{{- end -}}
+
+{{- /* A label selector of the pods of all tiers. */ -}}
+{{- define "epplib.everyPicker" -}}
+{{- if eq (len .tiers) 1 -}}
+matchLabels:
+  {{- toYaml .selectorLabels | nindent 2 }}
+{{- else -}}
+matchExpressions:
+{{- range $key, $name := .selectorLabels }}
+- {key: {{ $key }}, operator: In, values: [{{ $name }}, {{ $name }}-backup]}
+{{- end }}
+{{- end -}}
 {{- end -}}

@@ -156,7 +156,10 @@ httpTimeout: HTTP_TIMEOUT
 {{- range $epp.flags -}}{{- $_ := set $epp.givenFlags .name (.value | default "true") -}}{{- end -}}
 {{- $_ := set $epp "env" (include "epplib.variables" $epp.env | fromYamlArray) -}}
 {{- $_ := set $epp "replicas" (int $epp.replicas) -}}
-{{- $_ := set $epp "elects" (and (gt (int $epp.replicas) 1) (ne (get $epp.givenFlags "replicas-serve") "all") (ne (get $epp.givenFlags "ha-enable-leader-election") "false")) -}}
+{{- $prefers := and $tree.provider.gke.preferredBackends.enabled (eq $tree.provider.name "gke") $tree.pool.create -}}
+{{- $_ := set $epp "prefers" $prefers -}}
+{{- $_ := set $epp "several" (or (gt (int $epp.replicas) 1) $epp.autoscaling.enabled $prefers) -}}
+{{- $_ := set $epp "elects" (and $epp.several (not $epp.autoscaling.enabled) (not $prefers) (ne (get $epp.givenFlags "replicas-serve") "all") (ne (get $epp.givenFlags "ha-enable-leader-election") "false")) -}}
 {{- $_ := set $epp "handOverSeconds" ($epp.elects | ternary 15 0) -}}
 {{- /* What is left of the grace period, and 10 s for what is under way then and for saving. */ -}}
 {{- $_ := set $epp "drainSeconds" (max 0 (sub (sub (int $epp.terminationGracePeriodSeconds) (int $epp.handOverSeconds)) 10)) -}}
@@ -265,6 +268,15 @@ httpTimeout: HTTP_TIMEOUT
   {{- $labels = . -}}
 {{- end -}}
 {{- $_ := set $tree "selectorLabels" $labels -}}
+{{- $first := dict "name" $tree.name "replicas" $tree.epp.replicas "selectorLabels" $labels "preference" "" -}}
+{{- $_ := set $tree "tiers" (list $first) -}}
+{{- if $tree.epp.prefers -}}
+  {{- $backends := $tree.provider.gke.preferredBackends -}}
+  {{- $backup := dict -}}
+  {{- range $key, $name := $labels -}}{{- $_ := set $backup $key (printf "%s-backup" $name) -}}{{- end -}}
+  {{- $second := dict "name" (printf "%s-backup" $tree.name) "selectorLabels" $backup "preference" "DEFAULT" "replicas" $backends.defaultReplicas -}}
+  {{- $_ := set $tree "tiers" (list (merge (dict "preference" "PREFERRED" "replicas" $backends.preferredReplicas) $first) $second) -}}
+{{- end -}}
 {{- $mode := eq $tree.family "llm-d" | ternary "llm-d.ai/igw-mode" "inference.networking.k8s.io/igw-mode" -}}
 {{- $value := $tree.pool.create | ternary "inferencepool" "standalone" -}}
 {{- if eq $tree.family "llm-d" -}}{{- $value = printf "llm-d-router-%s" ($tree.pool.create | ternary "gateway" "standalone") -}}{{- end -}}
