@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from functools import partial
 from pathlib import Path
 
@@ -19,14 +20,16 @@ pytestmark = [pytest.mark.e2e, pytest.mark.kube, pytest.mark.asyncio(loop_scope=
 RATE = 100.0  # a second
 EPP = "app.kubernetes.io/name=llm-epp"
 SERVERS = "app=vllm-llama"
-# So that those that are told to go have gone while the load goes on.
-SOON_OVER = {
-    "target": {"kind": "Deployment", "name": "epp"},
-    "patch": """\
-- {op: test, path: /spec/template/spec/containers/0/args/3, value: --drain-timeout=120s}
-- {op: replace, path: /spec/template/spec/containers/0/args/3, value: --drain-timeout=5s}
-""",
-}
+
+
+def draining_for(seconds: int) -> Object:
+    """A patch, so that a picker that is told to go has gone while the load goes on."""
+    path = "/spec/template/spec/containers/0/args/3"
+    operations = [
+        {"op": "test", "path": path, "value": "--drain-timeout=120s"},
+        {"op": "replace", "path": path, "value": f"--drain-timeout={seconds}s"},
+    ]
+    return {"target": {"kind": "Deployment", "name": "epp"}, "patch": json.dumps(operations)}
 
 
 def simulators(replicas: int) -> Object:
@@ -42,7 +45,7 @@ async def test_no_request_fails_while_model_servers_and_pickers_are_scaled_and_r
     namespace = cluster_namespace
     cluster.api.apply(simulators(1), namespace=namespace)
     cluster.api.apply(inference_pool(), namespace=namespace)
-    cluster.kubectl("apply", "-k", overlay(tmp_path, namespace, "existing-pool", patches=[SOON_OVER]))
+    cluster.kubectl("apply", "-k", overlay(tmp_path, namespace, "existing-pool", patches=[draining_for(5)]))
 
     async with (
         gateway_for(cluster, namespace, tmp_path, "vllm-llama") as gateway,
@@ -64,19 +67,20 @@ async def test_no_request_fails_while_model_servers_and_pickers_are_scaled_and_r
 async def test_no_request_fails_when_the_leader_is_told_to_go_nor_when_it_is_killed(
     cluster: Cluster, cluster_namespace: str, tmp_path: Path
 ) -> None:
-    """With the bodies that `epp envoy-config --failure-mode open` has Envoy send."""
+    """Told to go: even where no request may pass without a decision. Killed: with what `epp envoy-config --failure-mode open`
+    has Envoy send."""
     namespace = cluster_namespace
     cluster.api.apply(simulators(2), namespace=namespace)
     cluster.api.apply(inference_pool(), namespace=namespace)
-    cluster.kubectl("apply", "-k", overlay(tmp_path, namespace, "high-availability", patches=[SOON_OVER]))
+    cluster.kubectl("apply", "-k", overlay(tmp_path, namespace, "high-availability", patches=[draining_for(15)]))
     modes = choose(Readers(request=("a parser",), response=("a parser",)), fail_open=True)
-    bodies = {"request_body": modes.request, "response_body": modes.response}
+    keeping = {"fail_open": True, "request_body": modes.request, "response_body": modes.response}
 
-    async with (
-        gateway_for(cluster, namespace, tmp_path, "vllm-llama", fail_open=True, **bodies) as gateway,
-        steady_load(gateway.url, rate=RATE, model=MODEL, streamed=1) as load,
-    ):
-        for go in (partial(_delete, cluster), cluster.kill):
+    for name, go, pool in (("told", partial(_delete, cluster), {}), ("killed", cluster.kill, keeping)):
+        async with (
+            gateway_for(cluster, namespace, tmp_path / name, "vllm-llama", **pool) as gateway,
+            steady_load(gateway.url, rate=RATE, model=MODEL, streamed=1) as load,
+        ):
             leader = await asyncio.to_thread(_leader, cluster, namespace)
             await load.until_answered(100)
             await asyncio.to_thread(go, leader)
@@ -84,10 +88,9 @@ async def test_no_request_fails_when_the_leader_is_told_to_go_nor_when_it_is_kil
                 cluster.until, partial(_is_another, cluster, namespace, leader), "nobody else leads"
             )
             await load.until_answered(100)
-
-    print(f"{len(load.failures)} of {load.sent} requests failed")
-    assert load.failures == []
-    assert load.answered == load.sent >= 1000
+        print(f"{name}: {len(load.failures)} of {load.sent} requests failed")
+        assert load.failures == []
+        assert load.answered == load.sent >= 1000
 
 
 def _scale(cluster: Cluster, namespace: str, deployment: str, selector: str, count: int) -> None:

@@ -142,6 +142,8 @@ rollingUpdate: {maxSurge: 1, maxUnavailable: 0}
     grpc: {port: {{ int .epp.healthPort }}, service: {{ .epp.several | ternary "readiness" "inference-extension" }}}
     periodSeconds: 2
   {{- if .epp.elects }}
+    # A leader that was told to go serves on, and is sent requests while it counts as ready: longer than the next one takes to be.
+    failureThreshold: 5
   lifecycle:
     preStop:
       # In a roll-out the leader goes on while those that follow it start and learn the endpoints.
