@@ -9,9 +9,17 @@ from epp.api import Code, RequestError, headers
 from epp.extproc import wire
 from epp.extproc.exchange import Destination
 from epp.extproc.gen import ext_proc_pb2 as pb
+from epp.extproc.reading import HeaderMap
 
 # The Go EPP's BodyByteLimit: below the 64 KiB that processing_mode.proto advises, with room for the message around it.
 BODY_CHUNK_BYTES: Final = 62_000
+
+_KEPT_HEADERS: Final = 512
+_KEPT_HEADER_BYTES: Final = 256
+# Different in every request, or nobody's to keep.
+_NOT_KEPT: Final = frozenset(
+    {"x-request-id", "traceparent", "authorization", "proxy-authorization", "cookie", "x-api-key"}
+)
 
 _OVERWRITE: Final = pb.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
 
@@ -34,19 +42,31 @@ _MARK: Final = wire.set_header(headers.WENT_INTO_RESPONSE_HEADERS, "true")
 _MARKED: Final = wire.headers_reply("response_headers", _MARK)
 
 
-def read_headers(header_map: pb.HeaderMap) -> dict[str, str]:
+class _KnownHeaders(dict[bytes, tuple[str, str]]):
+    """Names and values of headers by their bytes; emptied when full, so that those of all requests stay."""
+
+    def __missing__(self, header: bytes) -> tuple[str, str]:
+        found = pb.HeaderValue.FromString(header)
+        name = found.key.lower()
+        pair = name, found.raw_value.decode("utf-8", "surrogateescape") or found.value
+        if name not in _NOT_KEPT and len(header) <= _KEPT_HEADER_BYTES:
+            if len(self) >= _KEPT_HEADERS:
+                self.clear()
+            self[header] = pair
+        return pair
+
+
+_known_header: Final = _KnownHeaders().__getitem__
+
+
+def read_headers(header_map: HeaderMap) -> dict[str, str]:
     """Headers by lower-case name; of repeated ones the last. Bytes that are not UTF-8 survive as surrogates."""
-    try:
-        found = {h.key: str(h.raw_value, "utf-8") or h.value for h in header_map.headers}
-    except UnicodeDecodeError:
-        found = {h.key: h.raw_value.decode("utf-8", "surrogateescape") or h.value for h in header_map.headers}
-    # Envoy sends lower case; asking once for all names is cheaper than changing each.
-    return found if "".join(found).islower() else {key.lower(): value for key, value in found.items()}
+    return dict(map(_known_header, header_map.headers))
 
 
-def read_subset(metadata: pb.Metadata) -> list[str] | None:
+def read_subset(metadata: bytes) -> list[str] | None:
     """The candidate subset hint, or None when there is none or it is not a list. Items that are not strings are left out."""
-    namespaces = metadata.filter_metadata
+    namespaces = pb.Metadata.FromString(metadata).filter_metadata
     if headers.SUBSET_METADATA_NAMESPACE not in namespaces:
         return None
     fields = namespaces[headers.SUBSET_METADATA_NAMESPACE].fields
@@ -58,9 +78,9 @@ def read_subset(metadata: pb.Metadata) -> list[str] | None:
     return [v.string_value for v in value.list_value.values if v.WhichOneof("kind") == "string_value"]
 
 
-def read_served(metadata: pb.Metadata) -> str | None:
+def read_served(metadata: bytes) -> str | None:
     """The endpoint that Envoy says has served the request; None without its metadata, empty when they do not say."""
-    namespaces = metadata.filter_metadata
+    namespaces = pb.Metadata.FromString(metadata).filter_metadata
     if headers.METADATA_NAMESPACE not in namespaces:
         return None
     fields = namespaces[headers.METADATA_NAMESPACE].fields

@@ -36,6 +36,7 @@ from epp.api import Code, RequestError, Termination
 from epp.extproc import codec, wire
 from epp.extproc.exchange import BodyMode, Destination, Exchange, RequestHead, ResponseHead
 from epp.extproc.gen import ext_proc_pb2 as pb
+from epp.extproc.reading import ProcessingRequest, read
 
 _NO_METADATA: Final[Mapping[str, Mapping[str, Any]]] = {}
 
@@ -133,8 +134,12 @@ class Stream:
 
     # --- what the caller calls ---------------------------------------------------------------------------------------
 
-    def receive(self, message: pb.ProcessingRequest) -> None:
-        """Take one message from Envoy. A message of a kind that this version does not know is ignored."""
+    def receive(self, data: bytes) -> None:
+        """Take one message from Envoy. A message of a kind that this version does not know is ignored.
+
+        Raises DecodeError when it is none; the conversation is then to be aborted.
+        """
+        message = read(data)
         kind = message.WhichOneof("request")
         if kind is None:
             return
@@ -165,7 +170,7 @@ class Stream:
         self._request_mode = _mode(config.request_body_mode)
         self._response_mode = _mode(config.response_body_mode)
 
-    def _request_headers(self, message: pb.ProcessingRequest) -> None:
+    def _request_headers(self, message: ProcessingRequest) -> None:
         received = message.request_headers
         head = self._head = RequestHead(
             codec.read_headers(received.headers), received.end_of_stream, self._request_mode, self._response_mode
@@ -183,14 +188,15 @@ class Stream:
         else:
             self._decide(None)
 
-    def _note_subset(self, message: pb.ProcessingRequest) -> None:
+    def _note_subset(self, message: ProcessingRequest) -> None:
         # Envoy repeats the request's metadata on each message; the latest that carries any wins.
-        if self._head is not None and message.HasField("metadata_context"):
-            subset = codec.read_subset(message.metadata_context)
+        metadata = message.metadata_context
+        if metadata and self._head is not None:
+            subset = codec.read_subset(metadata)
             if subset is not None:
                 self._head.subset = subset
 
-    def _collect(self, message: pb.ProcessingRequest) -> None:
+    def _collect(self, message: ProcessingRequest) -> None:
         received = message.request_body
         self._note_subset(message)
         if received.body:
@@ -219,7 +225,7 @@ class Stream:
         pieces, self._pieces = self._pieces, None
         return self._body if pieces is None else pieces.getvalue()
 
-    def _collected_by_trailers(self, message: pb.ProcessingRequest) -> None:
+    def _collected_by_trailers(self, message: ProcessingRequest) -> None:
         # Trailers end the body: end_of_stream is only set when there are none (processing_mode.proto).
         self._note_subset(message)
         self._ended_by_trailers = True
@@ -268,20 +274,20 @@ class Stream:
         if destination.skip_response:
             self._finish(_COMPLETE)
 
-    def _early_body(self, message: pb.ProcessingRequest) -> None:
+    def _early_body(self, message: ProcessingRequest) -> None:
         # Envoy may send bodies before the header reply (send_body_without_waiting_for_header_response). In the collecting
         # modes this is the repeated last chunk of large bodies (Envoy 1.35 and later), which has been answered for.
         if self._request_mode is not _FULL_DUPLEX and self._request_mode is not _BUFFERED:
             self._early_chunks += 1
 
-    def _early_request_trailers(self, message: pb.ProcessingRequest) -> None:
+    def _early_request_trailers(self, message: ProcessingRequest) -> None:
         self._early_trailers = True
 
-    def _late_body(self, message: pb.ProcessingRequest) -> None:
+    def _late_body(self, message: ProcessingRequest) -> None:
         if self._request_mode is not _FULL_DUPLEX and self._request_mode is not _BUFFERED:
             self.replies.append(codec.chunk_reply("request_body", None, metadata=_NO_METADATA))
 
-    def _late_request_trailers(self, message: pb.ProcessingRequest) -> None:
+    def _late_request_trailers(self, message: ProcessingRequest) -> None:
         self.replies.append(codec.request_trailers_reply())
 
     def _refuse(self, error: Exception) -> None:
@@ -295,10 +301,11 @@ class Stream:
 
     # --- response ----------------------------------------------------------------------------------------------------
 
-    def _response_headers(self, message: pb.ProcessingRequest) -> None:
+    def _response_headers(self, message: ProcessingRequest) -> None:
         received = message.response_headers
         found = codec.read_headers(received.headers)
-        served = codec.read_served(message.metadata_context) if message.HasField("metadata_context") else None
+        metadata = message.metadata_context
+        served = codec.read_served(metadata) if metadata else None
         head = ResponseHead(found, _status(found), received.end_of_stream, served)
         self._response_seen = True
         self.phase = _RESPONDING
@@ -316,16 +323,16 @@ class Stream:
         # length over HTTP/1 has none.
         return self._response_mode is not _STREAMED or "content-length" in found
 
-    def _response_before_decision(self, message: pb.ProcessingRequest) -> None:
+    def _response_before_decision(self, message: ProcessingRequest) -> None:
         # Envoy answers the client itself (a time-out, a filter that refuses). The decision is of no use any more.
         self._exchange.close(self._close_once(Termination.CLIENT_DISCONNECT))
         self._response_headers_unasked(message)
 
-    def _response_headers_unasked(self, message: pb.ProcessingRequest) -> None:
+    def _response_headers_unasked(self, message: ProcessingRequest) -> None:
         self.phase = _ENDED
         self.replies.append(codec.response_headers_reply({}))
 
-    def _response_body(self, message: pb.ProcessingRequest) -> None:
+    def _response_body(self, message: ProcessingRequest) -> None:
         received = message.response_body
         chunk, ended = received.body, received.end_of_stream
         # A buffered body is one message; with trailers to come it lacks end_of_stream.
@@ -349,7 +356,7 @@ class Stream:
         if ended:
             self._end_response()
 
-    def _response_trailers(self, message: pb.ProcessingRequest) -> None:
+    def _response_trailers(self, message: ProcessingRequest) -> None:
         rest = b""
         try:
             rest = self._exchange.response_body(b"", last=True)
@@ -375,7 +382,7 @@ class Stream:
 
     # --- out of place ------------------------------------------------------------------------------------------------
 
-    def _acknowledge(self, message: pb.ProcessingRequest) -> None:
+    def _acknowledge(self, message: ProcessingRequest) -> None:
         """Answer a message that is out of place so that Envoy does not wait for it, and change nothing."""
         self.unexpected += 1
         kind = message.WhichOneof("request")
@@ -397,7 +404,7 @@ class Stream:
         else:
             self.replies.append(codec.response_trailers_reply())
 
-    def _misplaced_start(self, message: pb.ProcessingRequest) -> None:
+    def _misplaced_start(self, message: ProcessingRequest) -> None:
         self._refuse(ProtocolFault("request headers must be sent first: set request_header_mode to SEND"))
 
     def _ignore(self, _: object) -> None:

@@ -12,7 +12,6 @@ from epp.director.director import Director
 from epp.director.exchange import RequestExchange
 from epp.director.waiting import Path, Wait
 from epp.extproc.exchange import Destination
-from epp.extproc.gen import ext_proc_pb2 as pb
 from epp.extproc.stream import Phase, Stream
 
 
@@ -69,10 +68,9 @@ class Session:
     def receive(self, data: bytes) -> None:
         """Take one serialized message. Raises MalformedMessage."""
         try:
-            message = pb.ProcessingRequest.FromString(data)
+            self._stream.receive(data)
         except DecodeError as error:
             raise MalformedMessage(str(error)) from error
-        self._stream.receive(message)
         if self._task is not None:
             self._drop_unwanted()
 

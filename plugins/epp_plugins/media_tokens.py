@@ -159,7 +159,7 @@ NO_HINTS: Final = VideoHints()
 
 def video_hints(given: Mapping[str, str]) -> VideoHints:
     """From a request's headers. What cannot be read counts as not said."""
-    if not any(name in given for name in headers.VIDEO_HINTS):
+    if not any(map(given.__contains__, headers.VIDEO_HINTS)):
         return NO_HINTS
     width, _, height = given.get(headers.VIDEO_RESOLUTION, "").lower().partition("x")
     size = (_pixels(width), _pixels(height))

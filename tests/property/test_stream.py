@@ -53,7 +53,7 @@ def test_any_order_of_events_ends_in_exactly_one_close(
 
     for step in steps:
         if isinstance(step, pb.ProcessingRequest):
-            stream.receive(step)
+            stream.receive(step.SerializeToString())
         elif step == "routed":
             stream.routed(Destination(TARGET))
         elif step == "refused":

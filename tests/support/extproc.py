@@ -183,7 +183,7 @@ def play(exchange: ScriptedExchange, *messages: pb.ProcessingRequest, max_body_b
 def feed(stream: Stream, *messages: pb.ProcessingRequest) -> Replies:
     """The replies to `messages` on a stream that may be in the middle of its conversation."""
     for message in messages:
-        stream.receive(message)
+        stream.receive(message.SerializeToString())
     return take(stream)
 
 

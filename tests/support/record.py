@@ -28,7 +28,6 @@ from epp.demo.processes import Children
 from epp.envoy.bootstrap import bootstrap
 from epp.envoy.options import BodyMode, BootstrapOptions
 from epp.extproc.exchange import Destination
-from epp.extproc.gen import ext_proc_pb2 as pb
 from epp.extproc.stream import Stream
 from epp.server.health import EXT_PROC_SERVICE
 from tests.support.conversations import FOLDER, write
@@ -93,7 +92,7 @@ class Recorder:
                 if half_closed:
                     break
                 messages.append(data)
-                stream.receive(pb.ProcessingRequest.FromString(data))
+                stream.receive(data)
                 for reply in stream.replies:
                     await context.write(reply)
                 stream.replies.clear()

@@ -26,7 +26,7 @@ def replay(conversation: Conversation) -> tuple[ScriptedExchange, Replies, Strea
     stream = Stream(exchange, max_body_bytes=1 << 20)
     replies = Replies()
     for message in conversation.messages:
-        stream.receive(message)
+        stream.receive(message.SerializeToString())
         replies += take(stream)
     if conversation.half_closed:
         stream.half_closed()
