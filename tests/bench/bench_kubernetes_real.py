@@ -3,8 +3,8 @@
 The figures of `bench_kubernetes`, of the same discovery, but all that it hears is a real server's: TLS, pages out of etcd,
 events out of the watch cache. Other processes write, as kubelets and controllers do; how fast the server takes that on this
 machine is the rate of events, and what each of them costs is told beside it. A removal is a DELETE, or a status that is not
-ready; it is timed from the server's answer to its writer until no pick can choose the Pod, while events go on. At last
-`epp run` is started, and timed until /readyz says 200; nobody listens where its Pods say that they are.
+ready; it is timed from the server's answer to its writer until no pick can choose the Pod, while a slower writer goes on. At
+last `epp run` is started, and timed until /readyz says 200; nobody listens where its Pods say that they are.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ SECONDS: Final = 15.0
 REMOVALS: Final = 200
 WANTED: Final = Wanted("default", pool_name="pool")
 _CONNECTIONS: Final = 16
+_FEW: Final = 2  # a server that is asked for all that it can do takes long to tell of it
 
 # --- the process that writes ---------------------------------------------------------------------------------------------
 
@@ -54,22 +55,27 @@ def fill(api: KubeApi, pods: int) -> None:
     _all_at_once(add, range(pods))
 
 
-def change(api: KubeApi, pods: int) -> None:
+def change(api: KubeApi, pods: int, *, connections: int = _CONNECTIONS) -> None:
     """Status after status of the first half, as fast as the server takes them. Tells how many there were, and the rate."""
     give_up_at_s = monotonic() + SECONDS
 
     def write(connection: int) -> int:
         written = 0
         while monotonic() < give_up_at_s:
-            n = written * _CONNECTIONS + connection
+            n = written * connections + connection
             condition = {"type": "Ready", "status": str(n % 10 > 0), "message": f"probe {n}"}
             _write_status(api, _name(n * 7 % (pods // 2)), {"conditions": [condition]})
             written += 1
         return written
 
     began_s = monotonic()
-    written = sum(_all_at_once(write, range(_CONNECTIONS)))
+    written = sum(_all_at_once(write, range(connections)))
     _tell({"events": written, "rate": written / (monotonic() - began_s)})
+
+
+def trickle(api: KubeApi, pods: int) -> None:
+    """The same, more slowly."""
+    change(api, pods, connections=_FEW)
 
 
 def remove(api: KubeApi, pods: int) -> None:
@@ -84,7 +90,12 @@ def remove(api: KubeApi, pods: int) -> None:
         _tell({"name": name, "sent_s": sent_s, "answered_s": monotonic()})
 
 
-WRITERS: Final[dict[str, Callable[[KubeApi, int], None]]] = {"fill": fill, "change": change, "remove": remove}
+WRITERS: Final[dict[str, Callable[[KubeApi, int], None]]] = {
+    "fill": fill,
+    "change": change,
+    "trickle": trickle,
+    "remove": remove,
+}
 
 
 def _write_status(api: KubeApi, name: str, status: dict[str, Any]) -> None:
@@ -128,6 +139,7 @@ async def figures(plane: ControlPlane, pods: int) -> dict[str, Any]:
     began_s = monotonic()
     await writer(plane, "fill", pods)
     found: dict[str, Any] = {"fill_s": monotonic() - began_s, "starts": []}
+    found["pod_bytes"] = len(json.dumps(plane.api.get("v1", "Pod", _name(0), namespace="default")))
     for _ in range(STARTS):
         began_s, began_cpu_s = monotonic(), process_time()
         async with following(plane.kubeconfig, WANTED) as stand:
@@ -146,7 +158,7 @@ async def figures(plane: ControlPlane, pods: int) -> dict[str, Any]:
         found["event_us"] = 1e6 * (process_time() - began_cpu_s) / told["events"]
         found["rate"] = told["rate"]
 
-        changing = asyncio.create_task(writer(plane, "change", pods))
+        changing = asyncio.create_task(writer(plane, "trickle", pods))
         removals = await writer(plane, "remove", pods)
         (told,) = await changing
         await until(lambda: all(one["name"] in stand.gone_at_s for one in removals))
@@ -196,7 +208,7 @@ def main() -> None:
         return
     found = measure()
     starts = ", ".join(f"{wall_s:.2f} ({cpu_s:.2f})" for wall_s, cpu_s in found["starts"])
-    print(f"{PODS} Pods, made in {found['fill_s']:.0f} s")
+    print(f"{PODS} Pods of {found['pod_bytes']} bytes, made in {found['fill_s']:.0f} s")
     print(f"  until all are endpoints:   {starts} s (of CPU)")
     print(f"  epp run is ready:          {found['ready_s']:.2f} s")
     print(f"  an event:                  {found['event_us']:.0f} us of CPU, at {found['rate']:.0f} a second")
