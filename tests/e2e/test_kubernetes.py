@@ -24,13 +24,15 @@ from tests.support.cluster import Cluster
 from tests.support.foreign_kinds import write_definitions
 from tests.support.gateway import Gateway, Pool, Rule, gather_limited, start_gateway
 from tests.support.kube_api import Object
-from tests.support.manifests import MANIFESTS, OVERLAYS
+from tests.support.manifests import MANIFESTS, OVERLAYS, ROOT
 from tests.support.pool_controller import follow_pool, service_addresses
 from tests.support.stack import eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kube, pytest.mark.asyncio(loop_scope="session")]
 
 MODEL = "llm-epp-demo"
+GATEWAYS: Final = ROOT / "deploy" / "gateways" / "plain-envoy"
+PLAIN_ENVOYS: Final = sorted(path.parent.name for path in GATEWAYS.glob("*/envoy.yaml"))
 # Their Pods have programs that are not installed here: agentgateway, and vLLM.
 WITHOUT_PROGRAM: Final = ("llm-d-standalone, selector, agentgateway", "llm-d-gateway, tokenizer")
 # Every values file, and what else makes other objects than these do.
@@ -78,19 +80,6 @@ def inference_pool(name: str = "vllm-llama", picker: str = "epp") -> Object:
         "metadata": {"name": name},
         "spec": spec,
     }
-
-
-def overlay(folder: Path, namespace: str, name: str, **more: Any) -> str:
-    """A kustomization over one of ours, in a namespace of its own, as the pages tell to make it."""
-    base = Path(*[".."] * (len(folder.resolve().parts) - 1), *(MANIFESTS / "overlays" / name).parts[1:])
-    kustomization = {
-        "apiVersion": "kustomize.config.k8s.io/v1beta1",
-        "kind": "Kustomization",
-        "namespace": namespace,
-        "resources": [str(base)],
-    }
-    (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization | more))
-    return str(folder)
 
 
 @contextlib.asynccontextmanager
@@ -182,7 +171,7 @@ class Installed(NamedTuple):
 def place(cluster: Cluster) -> Iterator[Installed]:
     with tempfile.TemporaryDirectory() as folder:
         cluster.control_plane.install_crds(write_definitions(Path(folder)))
-    namespace = cluster.create_namespace("installed")
+    namespace = cluster.create_namespace("inference")  # that of overlays, which are applied as they are
     for name in ("vllm-llama", "vllm"):  # as overlays and as values files have it
         cluster.api.apply(model_servers("llama-cpp", 1, name=name), namespace=namespace)
     cluster.api.apply(inference_pool(), namespace=namespace)
@@ -193,13 +182,13 @@ def place(cluster: Cluster) -> Iterator[Installed]:
 
 
 @contextlib.contextmanager
-def applied(place: Installed, folder: str) -> Iterator[None]:
+def applied(place: Installed, folder: Path) -> Iterator[None]:
     """By kubectl, until the block ends."""
-    place.cluster.kubectl("apply", "--server-side", "-k", folder)
+    place.cluster.kubectl("apply", "--server-side", "-k", str(folder))
     try:
         yield
     finally:
-        place.cluster.kubectl("delete", "--wait=false", "--ignore-not-found", "-k", folder)
+        place.cluster.kubectl("delete", "--wait=false", "--ignore-not-found", "-k", str(folder))
         place.remove_pickers()
 
 
@@ -227,9 +216,18 @@ async def served(place: Installed, folder: Path, pool: str, service: str = "") -
 
 @pytest.mark.parametrize("name", sorted({*OVERLAYS} - {"monitoring"}))
 async def test_kubectl_apply_of_an_overlay_serves(place: Installed, tmp_path: Path, name: str) -> None:
-    with applied(place, overlay(tmp_path, place.namespace, name)):
+    with applied(place, MANIFESTS / "overlays" / name):
         async with served(place, tmp_path, "vllm-llama", "epp" if name == "standalone" else "") as url:
             routed = await place.answer(url)
+
+    assert routed == 10
+
+
+@pytest.mark.parametrize("name", PLAIN_ENVOYS)
+async def test_kubectl_apply_of_a_plain_envoy_before_a_picker_serves(place: Installed, name: str) -> None:
+    """The gateways whose controller is not a program of its own: they find picker and model servers by DNS."""
+    with applied(place, MANIFESTS / "overlays" / "existing-pool"), applied(place, GATEWAYS / name):
+        routed = await place.answer(await behind(place.cluster, place.namespace, "inference-gateway", 80))
 
     assert routed == 10
 
@@ -238,14 +236,9 @@ async def test_the_monitoring_overlay_reads_the_metrics_of_pickers_that_guard_th
     place: Installed, tmp_path: Path
 ) -> None:
     """As the operator has Prometheus do it: by what the ServiceMonitor says, with the token that it names."""
-    cluster, monitoring = place.cluster, place.cluster.create_namespace("installed-monitoring")
-    pickers, watchers = tmp_path / "pickers", tmp_path / "monitoring"
-    pickers.mkdir()
-    watchers.mkdir()
-    with (
-        applied(place, overlay(watchers, monitoring, "monitoring")),
-        applied(place, overlay(pickers, place.namespace, "high-availability")),
-    ):
+    cluster, monitoring = place.cluster, place.cluster.create_namespace("monitoring")
+    overlays = MANIFESTS / "overlays"
+    with applied(place, overlays / "monitoring"), applied(place, overlays / "high-availability"):
         async with served(place, tmp_path, "vllm-llama") as url:
             await place.answer(url)
         spec = cluster.api.get("monitoring.coreos.com/v1", "ServiceMonitor", "epp", namespace=monitoring)["spec"]
@@ -330,11 +323,11 @@ def changes(case: Case) -> Object:
     return {"inferenceExtension": {"image": None, "latencyPredictor": prediction, "sidecars": sidecars}}
 
 
-async def behind(cluster: Cluster, namespace: str, service: str) -> str:
+async def behind(cluster: Cluster, namespace: str, service: str, port: int = 8081) -> str:
     """The URL of an Envoy, once the Pod that has it is ready."""
 
     def address() -> list[str]:
-        return service_addresses(cluster, namespace, service, 8081)
+        return service_addresses(cluster, namespace, service, port)
 
     await asyncio.to_thread(cluster.until, lambda: bool(address()), f"nothing is ready behind {service}")
     return f"http://{address()[0]}"

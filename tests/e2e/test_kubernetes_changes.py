@@ -6,13 +6,16 @@ import asyncio
 import json
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from epp.envoy.modes import Readers, choose
-from tests.e2e.test_kubernetes import MODEL, gateway_for, inference_pool, model_servers, overlay
+from tests.e2e.test_kubernetes import MODEL, gateway_for, inference_pool, model_servers
 from tests.support.cluster import Cluster
 from tests.support.kube_api import Object
+from tests.support.manifests import MANIFESTS
 from tests.support.steady_load import steady_load
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kube, pytest.mark.asyncio(loop_scope="session")]
@@ -30,6 +33,19 @@ def draining_for(seconds: int) -> Object:
         {"op": "replace", "path": path, "value": f"--drain-timeout={seconds}s"},
     ]
     return {"target": {"kind": "Deployment", "name": "epp"}, "patch": json.dumps(operations)}
+
+
+def overlay(folder: Path, namespace: str, name: str, **more: Any) -> str:
+    """A kustomization over one of ours, in a namespace of its own, as the pages tell to make it."""
+    base = Path(*[".."] * (len(folder.resolve().parts) - 1), *(MANIFESTS / "overlays" / name).parts[1:])
+    kustomization = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "namespace": namespace,
+        "resources": [str(base)],
+    }
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization | more))
+    return str(folder)
 
 
 def simulators(replicas: int) -> Object:
