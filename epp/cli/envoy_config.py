@@ -124,7 +124,14 @@ def _ip_address(value: str) -> str:
 
 _CLUSTERS_AND_LISTENER: Final = (
     *("endpoint", "endpoint-dns", "epp-tls", "epp-ca", "epp-server-name", "listen", "admin", "probes", "upstream"),
-    *("connect-timeout", "max-connections", "max-requests", "upstream-http2", "fresh-upstream-connections"),
+    *(
+        "epp-keepalive",
+        "connect-timeout",
+        "max-connections",
+        "max-requests",
+        "upstream-http2",
+        "fresh-upstream-connections",
+    ),
     "buffer-limit",
 )
 
@@ -164,6 +171,7 @@ GROUPS: Final = (
                 "DNS name for SNI, and to find in the certificate with --epp-ca; without, the name in --epp if it is one",
                 unit="NAME",
             ),
+            duration("epp-keepalive", 10.0, "how often to look whether its connection lives, and how long; 0: never"),
             number("epp-retries", 0, "how often to ask again, elsewhere if it has several addresses, when it is gone"),
             choice("failure-mode", "close", "without an EPP: requests fail, or go to any endpoint", ("close", "open")),
             duration("message-timeout", 1000.0, "how long to wait for the EPP's answer to a message, at most 1h"),
@@ -278,6 +286,8 @@ def _check_ranges(values: dict[str, Any]) -> None:
         raise UsageError(f"--message-timeout: {values['message_timeout_s']:g}s is not above 0 and at most 1h")
     if values["connect_timeout_s"] < 0.001:
         raise UsageError(f"--connect-timeout: {values['connect_timeout_s']:g}s is not above 0")
+    if values["epp_keepalive_s"] and values["epp_keepalive_s"] < 0.001:
+        raise UsageError(f"--epp-keepalive: {values['epp_keepalive_s']:g}s is neither 0 nor at least 1ms")
     if values["request_timeout_s"] < 0:
         raise UsageError(f"--request-timeout: {values['request_timeout_s']:g}s is negative")
 
@@ -362,6 +372,7 @@ def _document(values: dict[str, Any], modes: Modes) -> JsonObject:
         max_requests=values["max_requests"],
         retries=values["retries"],
         epp_retries=values["epp_retries"],
+        epp_keepalive_s=values["epp_keepalive_s"],
         upstream_http2=values["upstream_http2"],
         fresh_upstream_connections=values["fresh_upstream_connections"],
         buffer_limit_bytes=values["buffer_limit_bytes"],

@@ -26,14 +26,20 @@ def epp_cluster(options: BootstrapOptions) -> JsonObject:
         **_lookup(options.epp),
         "lb_policy": "LEAST_REQUEST",
         **_common(options),
-        "typed_extension_protocol_options": _http_options(
-            {"http2_protocol_options": {"max_concurrent_streams": _EPP_STREAMS}}
-        ),
+        "typed_extension_protocol_options": _http_options({"http2_protocol_options": _epp_http2(options)}),
         "load_assignment": _assignment(EPP_CLUSTER, [options.epp]),
     }
     if options.epp_tls:
         cluster["transport_socket"] = _tls(options)
     return cluster
+
+
+def _epp_http2(options: BootstrapOptions) -> JsonObject:
+    protocol: JsonObject = {"max_concurrent_streams": _EPP_STREAMS}
+    if options.epp_keepalive_s:
+        every = seconds(options.epp_keepalive_s)
+        protocol["connection_keepalive"] = {"interval": every, "timeout": every}
+    return protocol
 
 
 def upstream_cluster(options: BootstrapOptions | RoundRobinOptions) -> JsonObject:

@@ -99,6 +99,10 @@ class BootstrapOptions(_Proxy):
     epp_server_name: str | None = None
     """DNS name to ask for (SNI) and, with `epp_ca`, to find in the EPP's certificate."""
 
+    epp_keepalive_s: float = 0.0
+    """How often to send a PING to the EPP, and how long to wait for its answer before the connection is given up, as when the
+    EPP's machine is gone. 0: never. Beware of gRPC servers that take often repeated PINGs for abuse; `epp run` does not."""
+
     upstream: Upstream = Upstream.ORIGINAL_DST
     endpoints: tuple[str, ...] = ()
     """``ip:port`` of every endpoint. Needed for OVERRIDE_HOST, unused by ORIGINAL_DST."""

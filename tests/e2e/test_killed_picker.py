@@ -94,6 +94,21 @@ async def test_nothing_is_lost_where_another_picker_is_asked(tmp_path: Path, sim
     assert sum(again.values()) > 0
 
 
+async def test_nothing_is_lost_to_a_picker_that_says_nothing_more(tmp_path: Path, sims: list[SimServer]) -> None:
+    """As when its machine is gone: nobody says that the connection is closed."""
+    body = {"request_body": BodyMode.BUFFERED, "response_body": BodyMode.STREAMED}
+    pool = Pool("pool", fail_open=True, picker_keepalive_s=1.0, **body)
+    async with pickers(tmp_path, sims, pool) as (gateway, (first, _)):
+        await gateway.set_picker(pool, [first.grpc])
+        async with steady_load(gateway.url, rate=RATE, model=MODEL, streamed=STREAMED) as load:
+            await load.until_answered(50)
+            os.kill(first.child.pid, signal.SIGSTOP)
+            await load.until_answered(100)
+
+    assert load.failures == []
+    assert load.answered == load.sent
+
+
 async def test_what_was_streamed_to_a_killed_picker_is_lost_and_nothing_else(
     tmp_path: Path, sims: list[SimServer]
 ) -> None:

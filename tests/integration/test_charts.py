@@ -192,6 +192,7 @@ async def test_envoy_takes_its_configuration(name: str, rendered: Mapping[str, R
 ENVOY: Final = BootstrapOptions(
     epp="127.0.0.1:9002",
     epp_tls=True,
+    epp_keepalive_s=10.0,
     listen_host="0.0.0.0",
     listen_port=8081,
     admin_port=19000,

@@ -30,8 +30,8 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """An InferencePool as the gateway sees it. `fail_open` is its failureMode, `http2` its appProtocol. Without the last three,
-    bodies go to the picker as gateways send them, and it is asked once."""
+    """An InferencePool as the gateway sees it. `fail_open` is its failureMode, `http2` its appProtocol. Without the last four,
+    bodies go to the picker as gateways send them, and it is asked once, however long that takes."""
 
     name: str
     http2: bool = False
@@ -41,6 +41,7 @@ class Pool:
     request_body: BodyMode = BodyMode.FULL_DUPLEX_STREAMED
     response_body: BodyMode = BodyMode.FULL_DUPLEX_STREAMED
     picker_retries: int = 0
+    picker_keepalive_s: float = 0.0
 
     @property
     def picker(self) -> str:
@@ -153,6 +154,7 @@ def _options(pool: Pool) -> BootstrapOptions:
         epp="127.0.0.1:1",  # stands for what the file of endpoints says
         epp_tls=pool.tls,
         epp_retries=pool.picker_retries,
+        epp_keepalive_s=pool.picker_keepalive_s,
         upstream=Upstream.OVERRIDE_HOST,
         endpoints=("127.0.0.1:1",),
         upstream_http2=pool.http2,

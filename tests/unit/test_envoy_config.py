@@ -256,6 +256,15 @@ def test_filter_and_routes_are_those_of_the_whole_bootstrap() -> None:
     assert part["routes"] == whole["route_config"]["virtual_hosts"][0]["routes"]
 
 
+def test_the_epp_is_asked_again_elsewhere_only_where_that_is_wanted() -> None:
+    once = ext_proc(BootstrapOptions(epp=EPP))["grpc_service"]
+    again = ext_proc(BootstrapOptions(epp=EPP, epp_retries=2))["grpc_service"]
+
+    assert "retry_policy" not in once
+    assert again["retry_policy"]["num_retries"] == 2
+    assert "previous_hosts" in again["retry_policy"]["retry_host_predicate"][0]["name"]
+
+
 # --- which bodies to send ------------------------------------------------------------------------------------------------
 
 

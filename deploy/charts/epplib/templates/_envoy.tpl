@@ -124,7 +124,9 @@ static_resources:
       envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
         '@type': {{ $type }}.upstreams.http.v3.HttpProtocolOptions
         explicit_http_config:
-          http2_protocol_options: {max_concurrent_streams: 4096}
+          http2_protocol_options:
+            max_concurrent_streams: 4096
+            connection_keepalive: {interval: 10s, timeout: 10s}
     load_assignment:
       cluster_name: epp
       endpoints:
