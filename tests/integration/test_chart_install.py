@@ -27,7 +27,7 @@ EVERYTHING: Final[Object] = {
         podDisruptionBudget={"enabled": True},
         networkPolicy={"enabled": True},
         latencyPredictor={"enabled": True, "mode": "sidecars"},
-        sidecar={"enabled": True, "mode": "service"},
+        sidecar={"enabled": True, "mode": "service", "failOpen": True, "autoscaling": {"enabled": True}},
         extraServicePorts=[{"name": "http", "port": 8081, "targetPort": 8081}],
     ),
     "provider": {"name": "istio"},
@@ -127,7 +127,12 @@ def test_nothing_is_left_of_a_release_with_everything(release: Release) -> None:
     between = release.objects()
     release.uninstall()
 
-    assert {"deployment.apps/pool-proxy", "servicemonitor.monitoring.coreos.com/pool-epp-monitor"} <= set(between)
+    assert {
+        "deployment.apps/pool-proxy",
+        "horizontalpodautoscaler.autoscaling/pool-proxy",
+        "service/pool-model-servers",
+        "servicemonitor.monitoring.coreos.com/pool-epp-monitor",
+    } <= set(between)
     assert release.objects() == before == []
 
 
