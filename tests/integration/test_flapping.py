@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import itertools
 import json
 import logging
 import os
@@ -85,12 +86,13 @@ class Traffic:
 
 
 class Pool:
-    """What there should be: endpoints that come, go and move at random."""
+    """What there should be: endpoints that come, go and move at random. Names of those that went do not come again."""
 
     def __init__(self, servers: list[FakeServer], rng: random.Random) -> None:
         self._servers = servers
         self._rng = rng
-        self._specs: dict[str, EndpointSpec] = {}
+        self._specs: dict[int, EndpointSpec] = {}
+        self._numbers = itertools.count()
 
     def _spec(self, name: str) -> EndpointSpec:
         # Nobody listens at the second address.
@@ -98,12 +100,14 @@ class Pool:
         return EndpointSpec(name, address, self._rng.choice(self._servers).port)
 
     def change(self) -> list[EndpointSpec]:
-        names = [f"e{i}" for i in range(ENDPOINTS)]
-        for name in self._rng.sample(names, 10):
-            if name not in self._specs or self._rng.random() < 0.6:
-                self._specs[name] = self._spec(name)
+        for place in self._rng.sample(range(ENDPOINTS), 10):
+            known = self._specs.get(place)
+            if known is None:
+                self._specs[place] = self._spec(f"e{next(self._numbers)}")
+            elif self._rng.random() < 0.6:
+                self._specs[place] = self._spec(known.name)
             else:
-                del self._specs[name]
+                del self._specs[place]
         if self._rng.random() < 0.01:
             self._specs.clear()  # all at once
         return list(self._specs.values())
