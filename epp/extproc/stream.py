@@ -240,6 +240,7 @@ class Stream:
         except Exception as error:
             self._refuse(error)
             return
+        body = None  # a large one that is replaced shall not stay beside what replaces it
         if destination is not None:
             self._forward(destination)
 
@@ -247,8 +248,9 @@ class Stream:
         assert self._head is not None
         self._destination = destination
         self.phase = _FORWARDED
-        whole, self._body = self._body, b""
         replaced = destination.body
+        whole = self._body if replaced is None else b""
+        self._body = b""
         if self._head.end_of_stream:
             self.replies.append(codec.request_headers_reply(destination, body_size=0))
         elif self._request_mode is _FULL_DUPLEX:

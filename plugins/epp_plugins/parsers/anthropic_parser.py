@@ -12,7 +12,6 @@ from epp_plugins.parsers.json_body import JsonBody, read_json
 from epp_plugins.parsers.json_parser import JsonParser
 from epp_plugins.parsers.prompts import (
     ABSENT,
-    FIELD,
     HEADER,
     MESSAGE,
     Pieces,
@@ -20,7 +19,6 @@ from epp_plugins.parsers.prompts import (
     add_media,
     add_raw,
     joined,
-    utf8,
 )
 
 
@@ -89,10 +87,10 @@ class AnthropicParser(JsonParser):
 
 def _add_content(pieces: Pieces, content: str | Sequence[Block] | None) -> None:
     if isinstance(content, str):
-        pieces += (FIELD, utf8(content))
+        pieces.add_text(content)
         return
     for block in content or ():
         if block.text is not None:
-            pieces += (FIELD, utf8(block.text))
+            pieces.add_text(block.text)
         add_media(pieces, "file" if block.type == "document" else "image", block.source)
         add_raw(pieces, block.thinking, block.name, block.input, block.content)

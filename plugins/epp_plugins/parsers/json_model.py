@@ -77,12 +77,13 @@ def apply_edits(data: bytes, edits: list[Edit]) -> bytes:
     """`data` with each range replaced. The ranges are in order and do not overlap."""
     if not edits:
         return data
-    pieces: list[bytes] = []
+    pieces: list[bytes | memoryview] = []
+    view = memoryview(data)  # a large body is not to be in memory three times
     at = 0
     for start, end, value in edits:
-        pieces += (data[at:start], value)
+        pieces += (view[at:start], value)
         at = end
-    pieces.append(data[at:])
+    pieces.append(view[at:])
     return b"".join(pieces)
 
 

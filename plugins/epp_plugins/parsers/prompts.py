@@ -39,13 +39,22 @@ _AUDIO_BYTES_PER_S: Final = 16_000  # of compressed speech and music, 128 kbit/s
 class Pieces(list[bytes]):
     """The parts of one prompt in their order, and its media with the places of their hashes among the parts."""
 
-    __slots__ = ("left_out_bytes", "media", "zeros")
+    __slots__ = ("left_out_bytes", "media", "text_bytes", "zeros")
 
     def __init__(self, pieces: Iterable[bytes] = ()) -> None:
         super().__init__(pieces)
         self.media: list[tuple[int, Medium]] = []
+        self.text_bytes = 0
         self.zeros = 0
         self.left_out_bytes = 0
+
+    def add_text(self, text: str) -> None:
+        """A field. Of texts beyond KEPT_BYTES only the length counts: no prompt has room for them."""
+        if self.text_bytes >= KEPT_BYTES:
+            self.left_out_bytes += len(FIELD) + (len(text) if text.isascii() else len(text.encode()))
+            return
+        self += (FIELD, utf8(text))
+        self.text_bytes += len(self[-1])
 
     def add_medium(self, medium: Medium) -> None:
         self.media.append((len(self), medium))
@@ -101,7 +110,7 @@ class Part(msgspec.Struct, gc=False):
 
     def add_to(self, pieces: Pieces) -> None:
         if self.text is not None:
-            pieces += (FIELD, utf8(self.text))
+            pieces.add_text(self.text)
             return
         pieces += (FIELD, (self.refusal or self.type or "").encode())
         add_media(pieces, "image", self.image_url, self.image_embeds)
@@ -122,7 +131,8 @@ class Message(msgspec.Struct, gc=False):
     def add_to(self, pieces: Pieces) -> None:
         content = self.content
         if isinstance(content, str):
-            pieces += (MESSAGE, (self.role or "").encode(), FIELD, utf8(content))
+            pieces += (MESSAGE, (self.role or "").encode())
+            pieces.add_text(content)
         else:
             add_message(pieces, self.role, content)
         if self.reasoning_content is self.tool_calls is self.name is ABSENT:
@@ -158,11 +168,11 @@ def add_message(pieces: Pieces, role: str | None, content: str | Sequence[str | 
     """A message's mark, its role, and its texts and media. A text counts the same alone and as the only part."""
     pieces += (MESSAGE, (role or "").encode())
     if isinstance(content, str):
-        pieces += (FIELD, utf8(content))
+        pieces.add_text(content)
     elif content is not None:
         for part in content:
             if isinstance(part, str):
-                pieces += (FIELD, utf8(part))
+                pieces.add_text(part)
             else:
                 part.add_to(pieces)
 
