@@ -131,9 +131,10 @@ def streamed_replies(
     if size <= BODY_CHUNK_BYTES:
         yield wire.streamed_reply(kind, body, end=end) + _metadata_bytes(metadata)
         return
+    view = memoryview(body)
     for start in range(0, size, BODY_CHUNK_BYTES):
         last = start + BODY_CHUNK_BYTES >= size
-        reply = wire.streamed_reply(kind, body[start : start + BODY_CHUNK_BYTES], end=end and last)
+        reply = wire.streamed_reply(kind, view[start : start + BODY_CHUNK_BYTES], end=end and last)
         yield reply + _metadata_bytes(metadata) if last else reply
 
 

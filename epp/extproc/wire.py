@@ -76,10 +76,10 @@ def headers_reply(kind: str, set_headers: bytes, flags: bytes = b"", metadata: b
 _OUTER: Final = {kind: bytes((number << 3 | 2,)) for kind, number in KINDS.items()}
 
 
-def streamed_reply(kind: str, body: bytes, *, end: bool) -> bytes:
+def streamed_reply(kind: str, body: bytes | memoryview, *, end: bool) -> bytes:
     """A piece of a full-duplex body."""
     head = _streamed_head(kind, len(body), end)
-    return head + body + _END_OF_STREAM if end else head + body
+    return b"".join((head, body, _END_OF_STREAM)) if end else head + body
 
 
 @lru_cache(maxsize=4096)

@@ -88,6 +88,7 @@ class Connection:
         """Why the connection failed, for the log; None while it lives and after an orderly end."""
         self._application = application
         self._link = Link(self.limits, now)
+        self._streams = self._link.streams
         # Until the client acknowledges a smaller window, it may use the default one (RFC 9113, section 6.9.2).
         self._link.stream_receive_window = max(self.limits.stream_window_bytes, DEFAULT_WINDOW_BYTES)
         self._clocks = Clocks(self.limits, now)
@@ -168,13 +169,17 @@ class Connection:
         self._link.now = self._clocks.last_received = now
         if now >= self._floods.window_ends:
             self._floods.restart(now)
-        if self._partial or not self._preface_seen:
+        if not self._preface_seen:
             self._partial += data
-            if not self._preface_seen and not self._take_preface():
-                return
-            if len(self._partial) < self._needed:
+            if not self._take_preface():
                 return
             data = bytes(self._partial)
+            self._partial.clear()
+        elif self._partial:
+            if len(self._partial) + len(data) < self._needed:
+                self._partial += data
+                return
+            data = b"".join((self._partial, data))
             self._partial.clear()
         self._consume(data)
 
@@ -323,17 +328,17 @@ class Connection:
 
     def _on_data(self, stream_id: int, flags: int, data: bytes, start: int, stop: int) -> None:
         length = stop - start
-        self._receive_window -= length
-        if self._receive_window <= self._window_low:
+        self._receive_window = left = self._receive_window - length
+        if left <= self._window_low:
             self._renew_window()
-        stream = self._link.streams.get(stream_id)
+        stream = self._streams.get(stream_id)
         if stream is None:
             self._check_late(stream_id)
             return
         if stream.remote_closed:
             raise StreamFailure(ErrorCode.STREAM_CLOSED, "DATA after END_STREAM")
-        stream.receive_window -= length
-        if stream.receive_window < 0:
+        stream.receive_window = left = stream.receive_window - length
+        if left < 0:
             raise StreamFailure(ErrorCode.FLOW_CONTROL_ERROR, "DATA exceeds the stream's window")
         if flags & PADDED:
             start, stop = _without_padding(data, start, stop)
@@ -347,7 +352,7 @@ class Connection:
         if start == stop:
             self._floods.empty_data()
         stream.deliver(data, start, stop)
-        if stream.receive_window <= self._stream_low and not stream.gone:
+        if left <= self._stream_low and not stream.gone:
             stream.replenish()
 
     def _end_of_request(self, stream: Stream) -> None:

@@ -21,6 +21,10 @@ _ACCEPT_FIELD = literals.field(b"grpc-accept-encoding", b"identity,gzip")
 _OK_BLOCK = grpc.trailers_block(Status.OK, "")
 
 
+_pack = DATA_WITH_MESSAGE.pack
+_unpack = PREFIX.unpack_from
+
+
 def _frame_ends(block: bytes, flags: int) -> tuple[bytes, bytes]:
     """What comes before and after the four bytes of the stream id."""
     head = frames.HEADER.pack(len(block) >> 8, len(block) & 0xFF, HEADERS, flags, 0)
@@ -119,16 +123,18 @@ class GrpcStream(Stream):
             self._send_reply_head()
         length = len(message)
         size = length + PREFIX_BYTES
+        buffer, window, link_window = link.buffer, self.send_window, link.window
         if (
-            size <= self.send_window
-            and size <= link.window
+            size <= window
+            and size <= link_window
             and size <= link.peer_max_frame_bytes
-            and len(link.buffer) < link.cap_bytes
+            and len(buffer) < link.cap_bytes
             and not self.queue
         ):
-            self.send_window -= size
-            link.window -= size
-            link.buffer += DATA_WITH_MESSAGE.pack(size >> 8, size & 0xFF, DATA, 0, self.id, flag, length) + message
+            self.send_window = window - size
+            link.window = link_window - size
+            buffer += _pack(size >> 8, size & 0xFF, DATA, 0, self.id, flag, length)
+            buffer += message
             return True
         self.send(PREFIX.pack(flag, length), message)
         return not self.congested and not self.local_closed
@@ -215,19 +221,19 @@ class GrpcStream(Stream):
         handler = self._handler
         if handler is None:
             return
-        if self._inbox is None and stop - start >= PREFIX_BYTES:
-            flag, size = PREFIX.unpack_from(data, start)
-            start_of_message = start + PREFIX_BYTES
-            if not flag and start_of_message + size == stop and size <= self._max_message:
+        begins = start + PREFIX_BYTES
+        if self._inbox is None and begins <= stop:
+            flag, size = _unpack(data, start)
+            if begins + size == stop and not flag and size <= self._max_message:
                 try:
-                    handler.on_message(data[start_of_message:stop])
+                    handler.on_message(data[begins:stop])
                 except Exception as error:
                     self._crash(error)
                 return
         if start < stop:
-            self._collect(data[start:stop])
+            self._collect(memoryview(data)[start:stop])
 
-    def _collect(self, piece: bytes) -> None:
+    def _collect(self, piece: memoryview) -> None:
         link = self.link
         if self._inbox is None:
             self._inbox = bytearray()
