@@ -19,7 +19,7 @@ from epp.demo.processes import Children
 from epp.envoy.options import BodyMode
 from epp.sim import SimServer
 from tests.support.gateway import Gateway, Pool, Rule, start_gateway
-from tests.support.stack import Epp, start_epp
+from tests.support.stack import Epp, eventually, start_epp
 from tests.support.steady_load import SteadyLoad, steady_load
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session")]
@@ -27,6 +27,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session")]
 RATE = 100.0
 STREAMED = 3  # of ten answers: those that are under way when the picker dies
 MODEL = "sim-model"
+RECEIVED = r"^http\.traffic\.downstream_rq_total$"
 
 
 class Killed(NamedTuple):
@@ -35,7 +36,8 @@ class Killed(NamedTuple):
     load: SteadyLoad
     stopped: int
     stopped_s: float
-    killed: int
+    held: int
+    """Envoy had received these, and the stopped picker answered none."""
     forgotten: int
     """Envoy had been told that the picker's address is gone, and used it no more."""
 
@@ -45,7 +47,9 @@ async def pickers(folder: Path, sims: list[SimServer], pool: Pool) -> AsyncItera
     """A gateway in front of `pool`, of which nothing is said yet, and two pickers for it."""
     endpoints = [sim.address for sim in sims]
     async with Children(folder / "logs") as children:
-        two = [await start_epp(children, endpoints=endpoints, name=name) for name in ("first", "second")]
+        two = await asyncio.gather(
+            *(start_epp(children, endpoints=endpoints, name=name) for name in ("first", "second"))
+        )
         async with start_gateway(children, folder / "gateway", [pool], [Rule({pool.name: 1})]) as gateway:
             await gateway.set_pool(pool, endpoints)
             yield gateway, two
@@ -60,13 +64,14 @@ async def kill_the_first(gateway: Gateway, pool: Pool, two: list[Epp], *, known:
         os.kill(first.child.pid, signal.SIGSTOP)
         stopped, stopped_s = load.sent, asyncio.get_running_loop().time()
         await asyncio.sleep(0.3)
+        held = load.sent
+        await eventually(lambda: gateway.envoy.stats(RECEIVED), lambda found: sum(found.values()) >= held)
         os.kill(first.child.pid, signal.SIGKILL)
-        killed = load.sent
         await asyncio.sleep(0.3)
         await gateway.set_picker(pool, [second.grpc])
         forgotten = load.sent
         await load.until_answered(50)
-    return Killed(load, stopped, stopped_s, killed, forgotten)
+    return Killed(load, stopped, stopped_s, held, forgotten)
 
 
 @pytest.mark.parametrize("response_body", [BodyMode.STREAMED, BodyMode.NONE])
@@ -78,7 +83,7 @@ async def test_nothing_is_lost_where_envoy_keeps_what_it_sends_and_may_do_withou
     async with pickers(tmp_path, sims, pool) as (gateway, two):
         outcome = await kill_the_first(gateway, pool, two, known=1)
 
-    assert outcome.killed > outcome.stopped
+    assert outcome.held > outcome.stopped
     assert outcome.load.failures == []
     assert outcome.load.answered == outcome.load.sent
 
@@ -104,6 +109,7 @@ async def test_nothing_is_lost_to_a_picker_that_says_nothing_more(tmp_path: Path
             await load.until_answered(50)
             os.kill(first.child.pid, signal.SIGSTOP)
             await load.until_answered(100)
+        os.kill(first.child.pid, signal.SIGKILL)  # it would not hear that it shall end
 
     assert load.failures == []
     assert load.answered == load.sent
@@ -118,7 +124,7 @@ async def test_what_was_streamed_to_a_killed_picker_is_lost_and_nothing_else(
         outcome = await kill_the_first(gateway, pool, two, known=1)
 
     lost = {failure.number for failure in outcome.load.failures}
-    assert lost >= set(range(outcome.stopped, outcome.killed))
+    assert lost >= set(range(outcome.stopped, outcome.held))
     assert max(lost) < outcome.forgotten
     assert min(failure.ended_s for failure in outcome.load.failures) > outcome.stopped_s
     print(
