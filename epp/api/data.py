@@ -216,12 +216,14 @@ class PrefillBacklog(msgspec.Struct, frozen=True):
     """Prefill work ahead of this request, by fleet row (use `[candidates.rows]`).
 
     `tokens` are uncached prompt tokens of requests dispatched before that are believed not to be done; `rate` is how many
-    tokens a second the endpoint gets through, as learnt from its first tokens; `uncached_tokens` is what this request adds.
+    tokens a second the endpoint gets through, as learnt from its first tokens; `uncached_tokens` is what this request adds;
+    `strangers` are requests in flight there that this picker did not send, where there are any.
     """
 
     tokens: Floats
     rate: Floats
     uncached_tokens: Floats
+    strangers: Floats | None = None
 
 
 class ServedModel(msgspec.Struct, frozen=True):

@@ -29,6 +29,7 @@ _OVERHEAD_S: Final = 0.01
 _STEP_TOKENS: Final = 2048.0
 # With less work than this a first token says little about the rate: half as much as one with far more.
 _TELLING_TOKENS: Final = 512.0
+_USUAL_SHARE: Final = 0.05  # of one prompt in the average length
 _POOLED: Final = 15  # newest samples that say what endpoints of this pool read
 _OWN: Final = 31  # newest samples of one endpoint
 _GUESS_WEIGHT: Final = 0.25  # of the initial rate among the pool's samples; theirs are under 1
@@ -87,7 +88,8 @@ class Line:
 class PrefillLines:
     """A line for each endpoint, and their numbers in vectors by fleet row.
 
-    `tokens` is the believed backlog as of the last `drain`, `speed` the tokens a second at which it drains.
+    `tokens` is the believed backlog as of the last `drain`, `speed` the tokens a second at which it drains, `waiting` the
+    number of prompts that are not known to be read. `usual_tokens`: what of a prompt is to be read, on average.
     """
 
     def __init__(self, capacity: int, *, initial_rate: float) -> None:
@@ -96,9 +98,12 @@ class PrefillLines:
         self._pool_rate = initial_rate
         self._drained_s = 0.0
         self._faded_s = 0.0
+        self._added = 0
+        self.usual_tokens = 0.0
         self._lines: dict[int, Line] = {}
         self.tokens: Floats = np.zeros(capacity)
         self.speed: Floats = np.full(capacity, initial_rate)
+        self.waiting: Floats = np.zeros(capacity)
         self._floor: Floats = np.zeros(capacity)
 
     def __iter__(self) -> Iterator[Line]:
@@ -110,6 +115,7 @@ class PrefillLines:
         if more > 0:
             self.tokens = np.concatenate([self.tokens, np.zeros(more)])
             self.speed = np.concatenate([self.speed, np.full(more, self._pool_rate)])
+            self.waiting = np.concatenate([self.waiting, np.zeros(more)])
             self._floor = np.concatenate([self._floor, np.zeros(more)])
 
     def drain(self, now_s: float) -> None:
@@ -144,7 +150,7 @@ class PrefillLines:
         if line is not None:
             line.row = -1
         if row < len(self.tokens):
-            self.tokens[row] = self._floor[row] = 0.0
+            self.tokens[row] = self._floor[row] = self.waiting[row] = 0.0
             self.speed[row] = self._pool_rate
 
     def add(self, row: int, tokens: float, now_s: float, *, watched: bool) -> Prompt:
@@ -158,6 +164,8 @@ class PrefillLines:
         prompt.watched = watched
         line.prompts.append(prompt)
         line.pending += tokens
+        self._added += 1
+        self.usual_tokens += (tokens - self.usual_tokens) * max(_USUAL_SHARE, 1.0 / self._added)
         self.tokens[row] = work
         self._moved(line)
         return prompt
@@ -298,6 +306,7 @@ class PrefillLines:
             floor = max(0.0, pending - ceil(prompts[0].tokens / _STEP_TOKENS) * _STEP_TOKENS)
         self._floor[row] = floor
         self.tokens[row] = min(max(self.tokens.item(row), floor), pending)
+        self.waiting[row] = len(prompts)
         self.speed[row] = line.rate / (1.0 + _DECODING_SHARE * line.decoding)
 
 

@@ -36,6 +36,7 @@ from epp.api import (
 from epp_plugins.latency.content import EventContent
 from epp_plugins.prefill_lines import Line, PrefillLines, Prompt
 from epp_plugins.roles import prefill_endpoint
+from epp_plugins.strangers import Strangers
 
 # After a response whose first token went by unseen: how many must be seen until every one is expected to be seen again.
 _SEEN_IN_A_ROW: Final = 64
@@ -85,7 +86,8 @@ class PrefillBacklogProducer(
     engine step of 2,048 tokens. An error, an abort, a retry elsewhere take back what was not read. The rate is the median of
     what first tokens have shown: at first those of the whole pool, then the endpoint's own newest 31. Until the first of them
     it is `initialPrefillThroughput` (tokens a second). Where the proxy sends no response bodies or not all, ends of responses
-    and waiting_requests bound the backlog and teach the rate. Reads the request's PrefixCacheMatchInfo.
+    and waiting_requests bound the backlog and teach the rate. Where more requests wait than this picker has sent, those of
+    others count as its own do on average. Reads the request's PrefixCacheMatchInfo.
     """
 
     type = "prefill-backlog-producer"
@@ -101,6 +103,7 @@ class PrefillBacklogProducer(
         self._key = data_key(PREFILL_BACKLOG, handle.name)
         self._prefix_key = data_key(PREFIX_MATCH, params.prefix_match_info_producer_name)
         self._lines = PrefillLines(handle.fleet.capacity, initial_rate=params.initial_prefill_throughput)
+        self._strangers = Strangers(handle.fleet.capacity)
         self._unseen = _SEEN_IN_A_ROW  # first tokens to be seen before all are expected to be
         self._blind = 0  # requests on their way whose first token is not expected to be seen
         self._pages_s: Floats = np.zeros(handle.fleet.capacity)  # by row: the newest page that was looked at
@@ -119,12 +122,25 @@ class PrefillBacklogProducer(
         lines = self._lines
         if len(lines.tokens) < self._fleet.capacity:
             lines.fit(self._fleet.capacity)
-        lines.drain(self._clock())
+            self._strangers.fit(self._fleet.capacity)
+        now_s = self._clock()
+        lines.drain(now_s)
         if self._blind:
             self._look_at_pages()
+        self._strangers.look(self._fleet, lines.waiting)
         uncached = self._uncached(request)
-        request.data[self._key] = PrefillBacklog(lines.tokens.copy(), lines.speed.copy(), uncached)
+        tokens, strangers = lines.tokens.copy(), None
+        if self._strangers.any:
+            tokens += self._tokens_of_strangers(now_s)
+            strangers = self._strangers.requests.copy()
+        request.data[self._key] = PrefillBacklog(tokens, lines.speed.copy(), uncached, strangers)
         request.state[self] = _Way(uncached)
+
+    def _tokens_of_strangers(self, now_s: float) -> Floats:
+        """What waits there of others: as long as our own prompts are, and drained since the page was read."""
+        found = self._strangers
+        left = found.waiting * self._lines.usual_tokens - self._lines.speed * (now_s - found.seen_s)
+        return np.maximum(left, 0.0)
 
     def _uncached(self, request: Request) -> Floats:
         tokens = float(request.payload.prompt_tokens)
@@ -162,6 +178,7 @@ class PrefillBacklogProducer(
         # Whole numbers, so that sums return to exactly zero. A retry may go to an endpoint that came after the decision.
         tokens = float(int(uncached.item(row) if row < len(uncached) else uncached.max(initial=0.0)))
         way.prompt = self._lines.add(row, tokens, self._clock(), watched=watched)
+        self._strangers.sent(self._fleet, row, self._lines.waiting.item(row))
         self._blind += not watched
 
     # --- what the response tells ---------------------------------------------------------------------------------------------
@@ -221,6 +238,7 @@ class PrefillBacklogProducer(
 
     def endpoint_added(self, endpoint: Endpoint) -> None:
         self._lines.fit(self._fleet.capacity)
+        self._strangers.fit(self._fleet.capacity)
         if endpoint in self._taken_over:
             self._taken_over.discard(endpoint)
             return
@@ -231,10 +249,12 @@ class PrefillBacklogProducer(
 
     def endpoint_removed(self, endpoint: Endpoint) -> None:
         self._lines.forget(endpoint.row)
+        self._strangers.forget(endpoint.row)
 
     def take_over(self, predecessor: Self) -> None:
         """Go on with the very same lines: requests that began before are counted, and leave them when they end."""
         self._lines = predecessor._lines
+        self._strangers = predecessor._strangers
         self._saved = predecessor._saved
         self._taken_over = set(self._fleet.candidates())
 

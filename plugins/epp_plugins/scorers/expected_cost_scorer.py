@@ -32,12 +32,12 @@ class ExpectedCostScorer(Scorer):
     """(least cost + 0.1 s) / (cost + 0.1 s), so that twice the cost of the best is about half its score.
 
     Cost in seconds: (backlog + uncached) / rate + uncached / mean rate * (`cacheFillWeight` + `stallWeight` * n) +
-    `requestCostMs` * n, with the prompt's uncached tokens and n requests in flight. The first term is the time until the first
-    token, and the latency predictor's where one is configured and has learnt. `cacheFillWeight` is the price of filling a cache
-    with what another endpoint holds already, `stallWeight` how much of the reading each answer in progress is held up by,
-    `requestCostMs` what one answer more costs the others. What others pay is counted at the candidates' mean rate: at its own,
-    a slow endpoint would be left idle. Reads in_flight_requests and the request's PrefillBacklog. An endpoint whose load is not
-    known (waiting_requests) scores 0, unless that of none is.
+    `requestCostMs` * n, with the prompt's uncached tokens and n requests in flight, whoever sent them. The first term is the
+    time until the first token, and the latency predictor's where one is configured and has learnt. `cacheFillWeight` is the
+    price of filling a cache with what another endpoint holds already, `stallWeight` how much of the reading each answer in
+    progress is held up by, `requestCostMs` what one answer more costs the others. What others pay is counted at the
+    candidates' mean rate: at its own, a slow endpoint would be left idle. Reads in_flight_requests and the request's
+    PrefillBacklog. An endpoint whose load is not known (waiting_requests) scores 0, unless that of none is.
     """
 
     type = "expected-cost-scorer"
@@ -66,8 +66,10 @@ class ExpectedCostScorer(Scorer):
     def score(self, request: Request, candidates: Candidates) -> Floats:
         rows, columns = candidates.rows, candidates.fleet.columns
         in_flight = columns[IN_FLIGHT_REQUESTS][rows]
-        cost_s: Floats = in_flight * self._request_cost_s + _HARDLY_ANY_S
         backlog: PrefillBacklog | None = request.data.get(self._backlog_key)
+        if backlog is not None and backlog.strangers is not None:
+            in_flight += backlog.strangers[rows]
+        cost_s: Floats = in_flight * self._request_cost_s + _HARDLY_ANY_S
         if backlog is not None and len(rows):
             cost_s += self._reading_s(request, backlog, rows, in_flight)
         waiting = columns[WAITING_REQUESTS][rows]

@@ -71,6 +71,18 @@ def test_weights_are_parameters() -> None:
     assert costs(fleet, request, cacheFillWeight=0, stallWeight=0, requestCostMs=20) == [1, 12]
 
 
+def test_requests_of_others_count_as_ours_do() -> None:
+    fleet, ours = make_fleet(2, **{IN_FLIGHT_REQUESTS: [2, 10]}), make_request()
+    theirs = make_request()
+    for request, strangers in ((ours, None), (theirs, np.array([8.0, 0.0]))):
+        backlog = PrefillBacklog(np.zeros(2), np.full(2, 1000.0), np.full(2, 100.0), strangers)
+        request.data[data_key(PREFILL_BACKLOG)] = backlog
+
+    assert costs(fleet, theirs) == [1, 1]
+    assert costs(fleet, ours) != [1, 1]
+    assert fleet.columns[IN_FLIGHT_REQUESTS][0] == 2
+
+
 def test_a_difference_near_the_best_is_not_lost_beside_a_bad_endpoint() -> None:
     fleet = make_fleet(3)
     scores = make_plugin(ExpectedCostScorer, fleet).score(

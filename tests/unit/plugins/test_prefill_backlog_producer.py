@@ -307,6 +307,24 @@ def test_without_bodies_nobody_waiting_means_that_prompts_are_read() -> None:
     assert world.tokens()[0] == pytest.approx(2000, rel=0.01)
 
 
+def test_what_waits_there_of_others_counts_as_our_own_prompts_do() -> None:
+    world = World()
+    world.send(500)
+    world.clock.now += 10
+    columns = world.fleet.columns
+    for _ in range(2):
+        columns[METRICS_UPDATED_S][:2] = world.clock.now = world.clock.now + 0.1
+        columns[WAITING_REQUESTS][:2] = 1, 3
+        world.seen()
+    backlog = world.seen()
+
+    assert backlog.tokens[:2].tolist() == [0, 3 * 500]
+    assert backlog.strangers is not None
+    assert backlog.strangers[:2].tolist() == [0, 3]
+    world.clock.now += 0.5
+    assert world.tokens() == [0, 3 * 500 - 500]
+
+
 def test_rates_survive_a_restart() -> None:
     world = World()
     for _ in range(50):
