@@ -55,6 +55,7 @@ schedulingProfiles:
 SERVERS: Final = 2
 _PROBE_WORDS: Final = 300
 _PROBE: Final = "probe"
+_PROBE_TOKENS: Final = 16
 _STOP_EVERY_S: Final = 0.02
 
 
@@ -75,13 +76,18 @@ class Step:
         """What was observed of requests that ended in it."""
         return records.where((records.time_s >= self.began_s) & (records.time_s < self.ended_s))
 
-    def noise(self) -> float:
-        """How far apart the first tokens of equal requests are: median distance from their median, as a share of it."""
-        firsts = [a.ttft_ms for a in self.answers if a.label == _PROBE and a.ttft_ms is not None]
-        if len(firsts) < 5:
-            return float("nan")
-        values = np.array(firsts)
-        return float(np.median(np.abs(values / np.median(values) - 1)))
+    def noise(self) -> dict[str, float]:
+        """How far apart the latencies of equal requests are, by target: median distance from their median, as a share of it."""
+        probes = [a for a in self.answers if a.label == _PROBE and not a.error and a.ttft_ms and a.total_ms]
+        firsts = [a.ttft_ms for a in probes if a.ttft_ms]
+        later = [(a.total_ms - a.ttft_ms) / (_PROBE_TOKENS - 1) for a in probes if a.ttft_ms and a.total_ms]
+        return {"ttft": _spread(firsts), "tpot": _spread(later)}
+
+
+def _spread(values: Sequence[float]) -> float:
+    if len(values) < 5:
+        return float("nan")
+    return float(np.median(np.abs(np.array(values) / np.median(values) - 1)))
 
 
 class Clients:
@@ -107,7 +113,9 @@ class Clients:
     async def _one(self, http: aiohttp.ClientSession, step: Step) -> None:
         self.number += 1
         label, messages, talk = self._request()
-        turn = Turn(label, 0.0, "", streamed=True, max_tokens=16 if label == _PROBE else self.rng.randint(4, 40))
+        turn = Turn(
+            label, 0.0, "", streamed=True, max_tokens=_PROBE_TOKENS if label == _PROBE else self.rng.randint(4, 40)
+        )
         answer = await ask(http, self.target, turn, request_id=f"latency-{self.number}", late_ms=0.0, messages=messages)
         step.answers.append(answer)
         if talk is not None and not answer.error and len(talk) < 9:
@@ -183,12 +191,23 @@ def _processes_of(servers: Vllm, number: int) -> list[int]:
     return found
 
 
-async def observe(steps: Sequence[Step], folder: Path, *, seed: int) -> dict[str, Records]:
+def _settle(servers: Vllm) -> None:
+    """Each server on a core of its own, where it gives way to Envoy, the EPP and the clients."""
+    cores = sorted(os.sched_getaffinity(0))
+    for number in range(SERVERS):
+        for pid in _processes_of(servers, number):
+            for thread in Path(f"/proc/{pid}/task").iterdir():
+                os.sched_setaffinity(int(thread.name), {cores[number % len(cores)]})
+                os.setpriority(os.PRIO_PROCESS, int(thread.name), 5)
+
+
+async def observe(steps: Sequence[Step], folder: Path, *, seed: int, layers: int) -> dict[str, Records]:
     """Play the steps; returns what the EPP has observed, by target."""
     config = folder / "latency.yaml"
     config.write_text(CONFIG)
-    model = make_model(folder / "model")
+    model = make_model(folder / "model", layers)
     async with vllm(folder / "vllm", count=SERVERS, model=model, blocks=512, max_tokens=4096) as servers:
+        _settle(servers)
         endpoints = [f"s{n}={host_port}" for n, host_port in enumerate(servers.host_ports)]
         async with start_stack(folder, f"--config-file={config}", endpoints=endpoints) as stack:
             clients = Clients(stack.url, seed)
@@ -199,7 +218,8 @@ async def observe(steps: Sequence[Step], folder: Path, *, seed: int) -> dict[str
                 first = [a.ttft_ms for a in step.answers if a.ttft_ms is not None]
                 _say(
                     f"{step.name}: {len(step.answers)} requests, {len(failed)} failed, "
-                    f"first token after {np.median(first):.0f} ms (median), noise {step.noise():.1%}"
+                    f"first token after {np.median(first):.0f} ms (median), noise "
+                    + ", ".join(f"{target} {share:.1%}" for target, share in step.noise().items())
                 )
             return await _exported(stack)
 
@@ -240,8 +260,9 @@ def tell(steps: Sequence[Step], records: dict[str, Records], learnt: int) -> lis
                     f"  | {step.name}, the slow server | {' | '.join(cells(quality(_at(some, 's0'), np.zeros(2)))[:-1])} | |"
                 )
                 print(f"  the slow server's interval held again after {_recovered(_at(some, 's0'))} of its requests")
-    noise = [step.noise() for step in ladder[learnt:]]
-    print(f"\nnoise floor of TTFT (equal requests in the same step): {', '.join(f'{n:.1%}' for n in noise)}")
+    print("\nnoise floor (equal requests in the same step):")
+    for target in records:
+        print(f"  {target.upper()}: {', '.join(f'{step.noise()[target]:.1%}' for step in ladder[learnt:])}")
     return sections
 
 
@@ -275,6 +296,7 @@ def main() -> None:
     parser.add_argument(
         "--slowed-seconds", type=float, default=240, help="for how long (240), at the second step's rate"
     )
+    parser.add_argument("--layers", type=int, default=8, help="of the model: fewer answer more requests a second (8)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--report", type=Path, help="also write a page with pictures")
     options = parser.parse_args()
@@ -285,7 +307,7 @@ def main() -> None:
             Step(f"one server {options.slowed:g} times slower", rates[1], options.slowed_seconds, options.slowed)
         )
     with tempfile.TemporaryDirectory(prefix="llm-epp-latency-") as folder:
-        records: dict[str, Any] = asyncio.run(observe(steps, Path(folder), seed=options.seed))
+        records: dict[str, Any] = asyncio.run(observe(steps, Path(folder), seed=options.seed, layers=options.layers))
     sections = tell(steps, records, options.learnt)
     if options.report is not None:
         options.report.write_text(page(sections, source="real vLLM servers on CPUs"))

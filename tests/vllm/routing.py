@@ -44,16 +44,16 @@ SIZES: Final = {
     "small": Size(conversations=8, turns=4, one_offs=4, span_s=12.0, document_words=700),
     "normal": Size(conversations=20, turns=8, one_offs=16, span_s=60.0, document_words=1000),
 }
-_SHAPE: Final = {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 8}
+_SHAPE: Final = {"hidden_size": 512, "intermediate_size": 1536}
 _HEADS: Final = {"num_attention_heads": 8, "num_key_value_heads": 4}
 
 
-def make_model(folder: Path) -> Path:
-    """The tiny model with more and wider layers: a cold prompt of 1,500 tokens takes a third of a second on one core."""
+def make_model(folder: Path, layers: int = 8) -> Path:
+    """The tiny model, deeper and wider: with 8 layers, a cold prompt of 1,500 tokens takes a third of a second on one core."""
     folder.mkdir()
     for file in MODEL.iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
-    shape = json.loads((MODEL / "config.json").read_text()) | _SHAPE | _HEADS
+    shape = json.loads((MODEL / "config.json").read_text()) | _SHAPE | _HEADS | {"num_hidden_layers": layers}
     (folder / "config.json").write_text(json.dumps(shape))
     return folder
 
