@@ -84,6 +84,7 @@ class Calibration:
         self.observations = 0
         self._all = _Window(self.settings.window)
         self._own: dict[int, _Window] = {}
+        # By endpoint; the last place is nobody's: it says what is to be said of those that have none yet.
         self._counts = np.zeros(endpoints)
         self._offsets = np.zeros(endpoints)
         self._pull = np.zeros(endpoints)
@@ -98,8 +99,6 @@ class Calibration:
         self._spread: dict[tuple[float, ...], Floats] = {}
         self._factors: dict[tuple[float, ...], Floats] = {}
         """By levels, those of all endpoints, until something is learnt."""
-        self._asked: set[tuple[float, ...]] = set()
-        """Levels that were asked for since."""
 
     # --- learning ---------------------------------------------------------------------------------------------------------
 
@@ -107,15 +106,15 @@ class Calibration:
         """Learn log(observed / base) of a finished request. Returns its score. `log_ratio` must be finite."""
         if not 0 <= endpoint < MOST_ENDPOINTS:
             endpoint = UNKNOWN
-        if endpoint >= len(self._counts):
-            self._grow(endpoint + 1)
+        if endpoint >= len(self._counts) - 1:
+            self._grow(endpoint + 2)
         settings = self.settings
         score = log_ratio - self.offset(endpoint)
         self._all.add(score)
         if endpoint != UNKNOWN:
             self._follow(endpoint, score, log_ratio)
         self.observations += 1
-        self._forget_factors()
+        self._factors.clear()
         rate = max(settings.fleet_rate, 1 / self.observations)
         self.fleet_offset += rate * _clipped(log_ratio - self.fleet_offset, settings.most_step)
         self._fresh += 1
@@ -147,7 +146,7 @@ class Calibration:
         self._stale.clear()
         self._fresh = 0
         self._spread.clear()
-        self._forget_factors()
+        self._factors.clear()
 
     def _grow(self, endpoints: int) -> None:
         more = max(endpoints, 2 * len(self._counts)) - len(self._counts)
@@ -158,7 +157,7 @@ class Calibration:
         self._grid = np.concatenate((self._grid, np.zeros((more, len(LEVELS)))))
         self._blend = np.concatenate((self._blend, np.zeros(more)))
         self._spread.clear()
-        self._forget_factors()
+        self._factors.clear()
 
     def forget(self, endpoint: int) -> None:
         """An endpoint has gone: free what is kept of it. What it taught about all endpoints stays."""
@@ -169,7 +168,7 @@ class Calibration:
                 values[endpoint] = 0.0
             self._lean[endpoint] = 1.0
             self._spread.clear()
-        self._forget_factors()
+        self._factors.clear()
 
     def forget_scores(self) -> None:
         """Keep the offsets, drop the spread: scores of samples that a model was fitted on are too small."""
@@ -191,36 +190,31 @@ class Calibration:
         """What to multiply `base` with, for each quantile level (0 < level < 1) and endpoint: levels by endpoints."""
         table = self._factors.get(levels)
         if table is None:
-            # While something is learnt between any two requests, a table of all would be made for each of them.
-            if levels not in self._asked or len(self._counts) > _MOST_AT_ONCE:
-                self._asked.add(levels)
+            if len(self._counts) > _MOST_AT_ONCE:
                 return self._factors_of(endpoints, levels, out)
-            everybody = np.arange(len(self._counts) + 1)
-            everybody[-1] = UNKNOWN  # where numbers end that have not been seen yet
-            table = self._factors[levels] = self._factors_of(everybody, levels)
+            offsets = self._pull + self._lean * self.fleet_offset
+            table = self._factors[levels] = np.exp(self._spread_of(levels) + offsets)
         factors: Floats = table.take(endpoints, axis=1, mode="clip", out=out)
         return factors
 
-    def _forget_factors(self) -> None:
-        self._factors.clear()
-        self._asked.clear()
+    def _factors_of(self, endpoints: NDArray[np.intp], levels: tuple[float, ...], out: Floats | None) -> Floats:
+        lean = self._lean.take(endpoints, mode="clip")
+        offsets = self._pull.take(endpoints, mode="clip") + lean * self.fleet_offset
+        factors: Floats = np.exp(self._spread_of(levels).take(endpoints, axis=1, mode="clip") + offsets, out=out)
+        return factors
 
-    def _factors_of(self, endpoints: NDArray[np.intp], levels: tuple[float, ...], out: Floats | None = None) -> Floats:
+    def _spread_of(self, levels: tuple[float, ...]) -> Floats:
         spread = self._spread.get(levels)
         if spread is None:
             spread = self._spread[levels] = self._spread_at(levels)
-        if endpoints.size and endpoints.max() >= len(self._counts):
-            endpoints = np.where(endpoints < len(self._counts), endpoints, UNKNOWN)
-        offsets = self._pull.take(endpoints) + self._lean.take(endpoints) * self.fleet_offset
-        factors: Floats = np.exp(spread.take(endpoints, axis=1) + offsets, out=out)
-        return factors
+        return spread
 
     def mean_factors(self, endpoints: NDArray[np.intp]) -> Floats:
         """What to multiply `base` with for the expected value."""
-        known = np.where(endpoints < len(self._counts), endpoints, UNKNOWN)
         scores = self._all.newest()
         mean = float(np.exp(np.clip(scores, -3, 3)).mean()) if len(scores) else 1.0
-        factors: Floats = mean * np.exp(self._pull[known] + self._lean[known] * self.fleet_offset)
+        offsets = self._pull + self._lean * self.fleet_offset
+        factors: Floats = mean * np.exp(offsets.take(endpoints, mode="clip"))
         return factors
 
     def _spread_at(self, levels: Sequence[float]) -> Floats:
@@ -264,8 +258,8 @@ class Calibration:
         made = cls(settings)
         made.fleet_offset, made.observations = float(state.fleet[0]), int(state.fleet[1])
         made._all.extend(state.scores)
-        if len(state.endpoints):
-            made._grow(max(int(state.endpoints.max()) + 1, len(made._counts)))
+        if len(state.endpoints) and state.endpoints.max() >= len(made._counts) - 1:
+            made._grow(int(state.endpoints.max()) + 2)
         ends = np.cumsum(state.own_counts)
         for number, endpoint in enumerate(state.endpoints.tolist()):
             own = made._own[endpoint] = _Window(made.settings.endpoint_window)

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from epp_predictor.features import Floats
 
 MOST_LEAVES: Final = 32
+_FEW_LEAVES: Final = 16
 _NONE: Final = np.uint32(0xFFFFFFFF)
 _FLOAT64_BIAS: Final = 1023
 _FLOAT64_MANTISSA_BITS: Final = np.array(52)
@@ -64,7 +65,7 @@ class Trees:
 class Forest:
     """The trees of one or more targets, ready to be evaluated, by one thread."""
 
-    __slots__ = ("_keys", "_leaf_offset", "_leaves", "_of_target", "_table", "_work", "used")
+    __slots__ = ("_constant", "_keys", "_leaf_offset", "_leaves", "_of_target", "_table", "_work", "used")
 
     def __init__(self, targets: Sequence[Trees]) -> None:
         feature = np.concatenate([t.feature for t in targets])
@@ -81,19 +82,25 @@ class Forest:
         first_keys = (np.arange(len(self.used), dtype=np.int64) << 32) - 1
         self._keys = np.unique(np.concatenate((first_keys, keys)))
         # Row r of the table is for values that reach r keys; none reaches less than one.
-        table = np.full((len(self._keys) + 1, int(starts[-1])), _NONE)
+        survivors = np.concatenate([t.survivors for t in targets])
+        # Half as much to fetch where no tree has more leaves than that, as with the usual depth.
+        bits = _FEW_LEAVES if (survivors >> _FEW_LEAVES == _NONE >> _FEW_LEAVES).all() else MOST_LEAVES
+        survivors = _leftmost_highest(survivors, bits)
+        table = np.full((len(self._keys) + 1, int(starts[-1])), _NONE).astype(survivors.dtype)
         row = np.searchsorted(self._keys, keys, "right")
-        np.bitwise_and.at(table, (row, tree), _leftmost_highest(np.concatenate([t.survivors for t in targets])))
+        np.bitwise_and.at(table, (row, tree), survivors)
         first_rows = np.searchsorted(self._keys, first_keys, "right")
         for start, end in pairwise([*first_rows, len(table)]):
             np.bitwise_and.accumulate(table[start:end], axis=0, out=table[start:end])
         self._table = table
-        self._leaves = np.concatenate([t.leaves[:, ::-1].ravel() for t in targets]).astype(np.float64)
-        self._leaf_offset = np.arange(int(starts[-1])) * MOST_LEAVES - _FLOAT64_BIAS
+        leaves = np.concatenate([t.leaves for t in targets])[:, bits - 1 :: -1]
+        self._leaves = leaves.ravel().astype(np.float64)
+        self._leaf_offset = np.arange(len(leaves)) * bits - _FLOAT64_BIAS
         self._of_target = np.zeros((len(targets), int(starts[-1])))
         for number, (start, end) in enumerate(pairwise(starts)):
             self._of_target[number, start:end] = 1.0
-        self._work = lru_cache(_MOST_KEPT)(partial(_Work, len(self.used), self._leaf_offset))
+        self._constant = self._of_target.dot(leaves[:, -1])
+        self._work = lru_cache(_MOST_KEPT)(partial(_Work, len(self.used), self._leaf_offset, table.dtype))
 
     def sums(self, cleaned: Floats) -> Floats:
         """What the leaves add up to: targets by candidates. `cleaned`: features by candidates, none negative or NaN."""
@@ -103,8 +110,7 @@ class Forest:
         """The same from the rows of `used` alone."""
         candidates = of_used.shape[1]
         if not len(self.used):
-            constant = self._leaves[self._leaf_offset + _FLOAT64_BIAS + MOST_LEAVES - 1]
-            return np.repeat(self._of_target.dot(constant)[:, None], candidates, axis=1)
+            return np.repeat(self._constant[:, None], candidates, axis=1)
         work = self._work(candidates)
         work.values[...] = of_used
         # With mode=clip numpy writes to `out` directly; no number is out of range.
@@ -127,16 +133,18 @@ class _Work:
         *("as_float", "bits", "by_tree", "found", "keys", "leaf_offset", "left", "rows", "rows_of_features", "values"),
     )
 
-    def __init__(self, features: int, leaf_offset: NDArray[np.intp], candidates: int) -> None:
+    def __init__(
+        self, features: int, leaf_offset: NDArray[np.intp], leaf_bits: np.dtype[np.unsignedinteger], candidates: int
+    ) -> None:
         trees = len(leaf_offset)
         halves = np.zeros((features, candidates, 2), dtype=np.int32)
         halves[..., 1 - _LOW_HALF] = np.arange(features)[:, None]
         self.values = halves.view(np.float32)[..., _LOW_HALF]
         self.keys = halves.reshape(-1).view(np.int64)
         """The bits of `values`, and above them the feature's slot."""
-        self.rows = np.empty((features * candidates, trees), dtype=np.uint32)
+        self.rows = np.empty((features * candidates, trees), dtype=leaf_bits)
         self.rows_of_features = self.rows.reshape(features, candidates * trees)
-        self.left = np.empty(candidates * trees, dtype=np.uint32)
+        self.left = np.empty(candidates * trees, dtype=leaf_bits)
         self.as_float = np.empty(candidates * trees)
         self.bits = self.as_float.view(np.int64)
         self.leaf_offset = np.tile(leaf_offset, candidates)
@@ -144,7 +152,8 @@ class _Work:
         self.by_tree = self.found.reshape(candidates, trees).T
 
 
-def _leftmost_highest(leaves: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    """The same sets of leaves with their bits in the opposite order."""
-    bits = np.unpackbits(leaves.astype("<u4").view(np.uint8).reshape(-1, 4), axis=1, bitorder="little")
-    return np.packbits(bits[:, ::-1], axis=1, bitorder="little").view("<u4").ravel().astype(np.uint32)
+def _leftmost_highest(leaves: NDArray[np.uint32], bits: int) -> NDArray[np.unsignedinteger]:
+    """The same sets of leaves, of `bits` leaves each, with the bits in the opposite order."""
+    each = np.unpackbits(leaves.astype("<u4").view(np.uint8).reshape(-1, 4), axis=1, bitorder="little")
+    turned = np.packbits(each[:, :bits][:, ::-1], axis=1, bitorder="little")
+    return turned.view(f"<u{bits // 8}").ravel().astype(f"u{bits // 8}")
