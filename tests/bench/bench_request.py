@@ -11,6 +11,7 @@ import json
 import pstats
 import sys
 from collections import defaultdict
+from pathlib import Path
 from time import perf_counter, process_time
 
 from epp.observability.explain import KEPT
@@ -22,9 +23,9 @@ CONVERSATION = FOLDER / "envoy-1.40" / "full_duplex_streamed-full_duplex_streame
 ROUNDS, REQUESTS = 10, 300
 
 
-def conversations(count: int) -> list[list[tuple[str, bytes]]]:
+def conversations(count: int, conversation: Path = CONVERSATION) -> list[list[tuple[str, bytes]]]:
     """The recorded messages with their kinds, each time with another prompt."""
-    recorded = read(CONVERSATION).messages
+    recorded = read(conversation).messages
     made = []
     for number in range(count):
         messages = []

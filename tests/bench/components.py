@@ -12,6 +12,7 @@ from tests.bench import (
     bench_kubernetes,
     bench_kv_events,
     bench_latency,
+    bench_latency_live,
     bench_pick,
     bench_prefix_index,
     bench_reload,
@@ -99,6 +100,11 @@ def precise() -> dict[str, float]:
 def latency() -> dict[str, float]:
     """Predicting for 8, 32 and 128 candidates inside the EPP, following the answer, and what both add to a request."""
     return bench_latency.figures()
+
+
+def latency_live() -> dict[str, float]:
+    """Predictions in an event loop at work, and how late that is, while the training process fits all the time."""
+    return bench_latency_live.measured()
 
 
 def http2() -> dict[str, float]:

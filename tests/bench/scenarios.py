@@ -113,5 +113,6 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
     ComponentScenario("scan", "scan of one vLLM page", components.scan, quick=True),
     ComponentScenario("precise", "precise prefix index", components.precise, quick=True),
     ComponentScenario("latency", "latency prediction", components.latency, quick=True),
+    ComponentScenario("latency-live", "latency prediction at work, training beside it", components.latency_live),
     ComponentScenario("http2", "gRPC echo without a gateway", components.http2),
 )
