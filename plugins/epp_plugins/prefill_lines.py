@@ -34,6 +34,7 @@ _POOLED: Final = 15  # newest samples that say what endpoints of this pool read
 _OWN: Final = 31  # newest samples of one endpoint
 _GUESS_WEIGHT: Final = 0.25  # of the initial rate among the pool's samples; theirs are under 1
 _POOL_WEIGHT: Final = 2.0  # of the pool's rate among an endpoint's
+_SAMPLES_A_MEDIAN: Final = 4  # once all endpoints have enough: sorting costs more than all else here
 _OWN_ENOUGH: Final = 7  # samples beside which it hardly counts
 # An endpoint that has shown nothing for so long forgets half: one that is wrongly taken for slow would show nothing for ever.
 _FADES_AFTER_S: Final = 300.0
@@ -96,6 +97,7 @@ class PrefillLines:
         self._pool = _Rates(_POOLED)
         self._guess = (initial_rate, _GUESS_WEIGHT)
         self._pool_rate = initial_rate
+        self._learning: set[Line] = set()  # those whose rate still depends on the pool's
         self._drained_s = 0.0
         self._faded_s = 0.0
         self._added = 0
@@ -129,7 +131,9 @@ class PrefillLines:
         """That of the endpoint in `row`, made where there is none."""
         line = self._lines.get(row)
         if line is None:
+            self._pool_rate = self._pool.median(*self._guess)
             line = self._lines[row] = Line(row, self._pool_rate)
+            self._learning.add(line)
             self._moved(line)
         return line
 
@@ -283,19 +287,25 @@ class PrefillLines:
         line.shown_s = self._drained_s
         line.shown.add(rate, weight)
         self._pool.add(rate, weight)
-        self._pool_rate = self._pool.median(*self._guess)
         if self._drained_s - self._faded_s >= _FADES_AFTER_S:
             self._fade()
-        for other in self._lines.values():
-            if other is line or len(other.shown) < _OWN_ENOUGH:
-                other.rate = other.shown.median(self._pool_rate, _POOL_WEIGHT)
-                self._moved(other)
+        if self._learning:
+            self._pool_rate = self._pool.median(*self._guess)
+        elif line.samples % _SAMPLES_A_MEDIAN:
+            return
+        self._learning = {other for other in self._learning if other.row >= 0}
+        for other in {line} | self._learning:
+            other.rate = other.shown.median(self._pool_rate, _POOL_WEIGHT)
+            self._moved(other)
+            if len(other.shown) >= _OWN_ENOUGH:
+                self._learning.discard(other)
 
     def _fade(self) -> None:
         self._faded_s = self._drained_s
         for line in self._lines.values():
             if self._drained_s - line.shown_s >= _FADES_AFTER_S:
                 line.shown.halve()
+                self._learning.add(line)
 
     def _moved(self, line: Line) -> None:
         """The line's prompts, decoding sequences or rate have changed: so have its bounds and its speed."""
