@@ -19,6 +19,7 @@ from __future__ import annotations
 import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -67,8 +68,8 @@ class Settings:
     most_step: float = 1.0
     """A log ratio further than this from the offset moves it no more than this: one absurd latency moves nothing
     far."""
-    refresh: int = 16
-    """Quantiles are sorted again after so many observations."""
+    refresh: int = 48
+    """Quantiles are sorted again after so many observations, and more often while there are few."""
 
 
 _MOST_AT_ONCE: Final = 512
@@ -130,12 +131,12 @@ class Calibration:
             own = self._own[endpoint] = _Window(settings.endpoint_window)
         own.add(score)
         self._stale.add(endpoint)
-        count = self._counts[endpoint] = self._counts[endpoint] + 1
-        step = _clipped(log_ratio - self._offsets[endpoint], settings.most_step)
-        self._offsets[endpoint] += max(settings.rate, 1 / count) * step
+        count = self._counts.item(endpoint) + 1
+        offset = self._offsets.item(endpoint)
+        offset += max(settings.rate, 1 / count) * _clipped(log_ratio - offset, settings.most_step)
         trust = count / (count + settings.endpoint_trust)
-        self._pull[endpoint] = trust * self._offsets[endpoint]
-        self._lean[endpoint] = 1 - trust
+        self._counts[endpoint], self._offsets[endpoint] = count, offset
+        self._pull[endpoint], self._lean[endpoint] = trust * offset, 1 - trust
 
     def _refresh(self) -> None:
         self._grid_all = self._all.quantiles()
@@ -184,7 +185,7 @@ class Calibration:
         """The log of the factor by which this endpoint differs from what the model says."""
         if endpoint >= len(self._counts):
             return self.fleet_offset
-        return float(self._pull[endpoint] + self._lean[endpoint] * self.fleet_offset)
+        return self._pull.item(endpoint) + self._lean.item(endpoint) * self.fleet_offset
 
     def factors(self, endpoints: NDArray[np.intp], levels: tuple[float, ...], *, out: Floats | None = None) -> Floats:
         """What to multiply `base` with, for each quantile level (0 < level < 1) and endpoint: levels by endpoints."""
@@ -333,16 +334,20 @@ class _Window:
         if not self.count:
             return np.zeros(len(LEVELS))
         ordered = np.sort(self._values[: self.count])
-        count = self.count
-        upper = np.ceil((count + 1) * LEVELS) - 1
-        lower = np.floor((count + 1) * LEVELS) - 1
-        rank = np.where(LEVELS > 0.5, upper, np.where(LEVELS < 0.5, lower, (count - 1) / 2))
-        rank = np.clip(rank, 0, count - 1)
-        below = rank.astype(np.intp)
-        part = rank - below
-        above = np.minimum(below + 1, count - 1)
+        below, above, part = _ranks(self.count)
         quantiles: Floats = (1 - part) * ordered[below] + part * ordered[above]
         return quantiles
+
+
+@lru_cache(maxsize=64)
+def _ranks(count: int) -> tuple[NDArray[np.intp], NDArray[np.intp], Floats]:
+    """For LEVELS: the two places among so many sorted numbers, and the share of the second."""
+    upper = np.ceil((count + 1) * LEVELS) - 1
+    lower = np.floor((count + 1) * LEVELS) - 1
+    rank = np.where(LEVELS > 0.5, upper, np.where(LEVELS < 0.5, lower, (count - 1) / 2))
+    rank = np.clip(rank, 0, count - 1)
+    below = rank.astype(np.intp)
+    return below, np.minimum(below + 1, count - 1), rank - below
 
 
 def _clipped(value: float, most: float) -> float:

@@ -17,6 +17,7 @@ assignment.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -377,7 +378,7 @@ class Predictor:
             if base is None:
                 continue
             calibration = calibrations[target]
-            log_ratio = float(np.log(value / base))
+            log_ratio = math.log(value / base)
             if is_censored and log_ratio < calibration.offset(decision.endpoint):
                 continue
             calibration.observe(decision.endpoint, log_ratio)

@@ -252,6 +252,8 @@ def tell(steps: Sequence[Step], records: dict[str, Records], learnt: int) -> lis
                 for step in ladder[learnt:]:
                     part = quality(step.of(judged), np.zeros(2))
                     print(f"  | {name}, {step.name} | {' | '.join(cells(part)[:-1])} | |")
+        if again is None:
+            print("  none was trained on the first steps: too few, or it said no more than a constant there")
         for step in (s for s in steps if s.slowed > 1):
             some = step.of(every)
             if as_served(some) is not None:
