@@ -177,13 +177,15 @@ def place(cluster: Cluster) -> Iterator[Installed]:
 
 
 @contextlib.contextmanager
-def applied(place: Installed, folder: Path) -> Iterator[None]:
+def applied(place: Installed, *folders: Path) -> Iterator[None]:
     """By kubectl, until the block ends."""
-    place.cluster.kubectl("apply", "--server-side", "-k", str(folder))
+    for folder in folders:
+        place.cluster.kubectl("apply", "--server-side", "-k", str(folder))
     try:
         yield
     finally:
-        place.cluster.kubectl("delete", "--wait=false", "--ignore-not-found", "-k", str(folder))
+        for folder in folders:
+            place.cluster.kubectl("delete", "--wait=false", "--ignore-not-found", "-k", str(folder))
         place.remove_pickers()
 
 
@@ -221,7 +223,7 @@ async def test_kubectl_apply_of_an_overlay_serves(place: Installed, tmp_path: Pa
 @pytest.mark.parametrize("name", PLAIN_ENVOYS)
 async def test_kubectl_apply_of_a_plain_envoy_before_a_picker_serves(place: Installed, name: str) -> None:
     """The gateways whose controller is not a program of its own: they find picker and model servers by DNS."""
-    with applied(place, MANIFESTS / "overlays" / "existing-pool"), applied(place, GATEWAYS / name):
+    with applied(place, MANIFESTS / "overlays" / "existing-pool", GATEWAYS / name):
         routed = await place.answer(await behind(place.cluster, place.namespace, "inference-gateway", 80))
 
     assert routed == 10
@@ -233,7 +235,7 @@ async def test_the_monitoring_overlay_reads_the_metrics_of_pickers_that_guard_th
     """As the operator has Prometheus do it: by what the ServiceMonitor says, with the token that it names."""
     cluster, monitoring = place.cluster, place.cluster.create_namespace("monitoring")
     overlays = MANIFESTS / "overlays"
-    with applied(place, overlays / "monitoring"), applied(place, overlays / "high-availability"):
+    with applied(place, overlays / "monitoring", overlays / "high-availability"):
         async with served(place, tmp_path, "vllm-llama") as url:
             await place.answer(url)
         spec = cluster.api.get("monitoring.coreos.com/v1", "ServiceMonitor", "epp", namespace=monitoring)["spec"]
