@@ -149,7 +149,7 @@ async def slowed(servers: Vllm, factor: float) -> AsyncIterator[None]:
     if factor <= 1:
         yield
         return
-    pids = _processes_of(servers, 0)
+    pids = servers.pids(0)
     task = asyncio.create_task(_stutter(pids, 1 - 1 / factor))
     try:
         yield
@@ -176,26 +176,11 @@ def _signal(pids: Sequence[int], number: int) -> None:
             os.kill(pid, number)
 
 
-def _processes_of(servers: Vllm, number: int) -> list[int]:
-    """The processes of one server: the launcher's child that listens at its port, and the children of that."""
-    parents = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with suppress(OSError, IndexError, ValueError):
-                parents[int(entry.name)] = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
-    children = sorted(pid for pid, parent in parents.items() if parent == servers.process.pid)
-    root = children[number]
-    found = [root]
-    for pid in found:
-        found += [child for child, parent in parents.items() if parent == pid]
-    return found
-
-
 def _settle(servers: Vllm) -> None:
     """Each server on a core of its own, where it gives way to Envoy, the EPP and the clients."""
     cores = sorted(os.sched_getaffinity(0))
     for number in range(SERVERS):
-        for pid in _processes_of(servers, number):
+        for pid in servers.pids(number):
             for thread in Path(f"/proc/{pid}/task").iterdir():
                 os.sched_setaffinity(int(thread.name), {cores[number % len(cores)]})
                 os.setpriority(os.PRIO_PROCESS, int(thread.name), 5)

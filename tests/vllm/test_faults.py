@@ -7,6 +7,7 @@ import itertools
 import os
 import signal
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,10 @@ async def test_a_server_killed_under_load_is_left_alone_until_it_is_back(tmp_pat
 
 
 async def _kill(servers: Vllm) -> None:
-    os.killpg(servers.process.pid, signal.SIGKILL)
+    # All at once: a server whose launcher or engine alone has died still takes requests, and lets them wait.
+    for pid in [*servers.pids(0), servers.process.pid]:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     await asyncio.to_thread(servers.process.wait, 30)
 
 
