@@ -9,17 +9,9 @@ from epp.api import Code, RequestError, headers
 from epp.extproc import wire
 from epp.extproc.exchange import Destination
 from epp.extproc.gen import ext_proc_pb2 as pb
-from epp.extproc.reading import HeaderMap
 
 # The Go EPP's BodyByteLimit: below the 64 KiB that processing_mode.proto advises, with room for the message around it.
 BODY_CHUNK_BYTES: Final = 62_000
-
-_KEPT_HEADERS: Final = 512
-_KEPT_HEADER_BYTES: Final = 256
-# Different in every request, or nobody's to keep.
-_NOT_KEPT: Final = frozenset(
-    {"x-request-id", "traceparent", "authorization", "proxy-authorization", "cookie", "x-api-key"}
-)
 
 _OVERWRITE: Final = pb.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
 
@@ -40,28 +32,6 @@ _GRPC_STATUS: Final[Mapping[Code, int]] = {
 
 _MARK: Final = wire.set_header(headers.WENT_INTO_RESPONSE_HEADERS, "true")
 _MARKED: Final = wire.headers_reply("response_headers", _MARK)
-
-
-class _KnownHeaders(dict[bytes, tuple[str, str]]):
-    """Names and values of headers by their bytes; emptied when full, so that those of all requests stay."""
-
-    def __missing__(self, header: bytes) -> tuple[str, str]:
-        found = pb.HeaderValue.FromString(header)
-        name = found.key.lower()
-        pair = name, found.raw_value.decode("utf-8", "surrogateescape") or found.value
-        if name not in _NOT_KEPT and len(header) <= _KEPT_HEADER_BYTES:
-            if len(self) >= _KEPT_HEADERS:
-                self.clear()
-            self[header] = pair
-        return pair
-
-
-_known_header: Final = _KnownHeaders().__getitem__
-
-
-def read_headers(header_map: HeaderMap) -> dict[str, str]:
-    """Headers by lower-case name; of repeated ones the last. Bytes that are not UTF-8 survive as surrogates."""
-    return dict(map(_known_header, header_map.headers))
 
 
 def read_subset(metadata: bytes) -> list[str] | None:

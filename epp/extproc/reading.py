@@ -1,7 +1,7 @@
 """ProcessingRequest as it is read: the message of ext_proc.proto, with each header and the metadata left as their bytes.
 
 The same on the wire. Making an object of every header costs more than everything else about a message, most headers are those
-of the request before, and hardly any message has metadata that somebody reads.
+of the request before and remembered by their bytes, and hardly any message has metadata that somebody reads.
 """
 
 from __future__ import annotations
@@ -15,6 +15,13 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 
 from epp.extproc.gen import ext_proc_pb2 as pb
+
+_KEPT_HEADERS: Final = 512
+_KEPT_HEADER_BYTES: Final = 256
+# Different in every request, or nobody's to keep.
+_NOT_KEPT: Final = frozenset(
+    {"x-request-id", "traceparent", "authorization", "proxy-authorization", "cookie", "x-api-key"}
+)
 
 Kind = Literal[
     "request_headers",
@@ -77,3 +84,25 @@ def _reader() -> Callable[[bytes], ProcessingRequest]:
 
 read: Final = _reader()
 """One serialized message. Raises DecodeError, also later, for what was left as bytes."""
+
+
+class _KnownHeaders(dict[bytes, tuple[str, str]]):
+    """Names and values of headers by their bytes; emptied when full, so that those of all requests stay."""
+
+    def __missing__(self, header: bytes) -> tuple[str, str]:
+        found = pb.HeaderValue.FromString(header)
+        name = found.key.lower()
+        pair = name, found.raw_value.decode("utf-8", "surrogateescape") or found.value
+        if name not in _NOT_KEPT and len(header) <= _KEPT_HEADER_BYTES:
+            if len(self) >= _KEPT_HEADERS:
+                self.clear()
+            self[header] = pair
+        return pair
+
+
+_known_header: Final = _KnownHeaders().__getitem__
+
+
+def read_headers(header_map: HeaderMap) -> dict[str, str]:
+    """Headers by lower-case name; of repeated ones the last. Bytes that are not UTF-8 survive as surrogates."""
+    return dict(map(_known_header, header_map.headers))

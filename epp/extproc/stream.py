@@ -36,7 +36,7 @@ from epp.api import Code, RequestError, Termination
 from epp.extproc import codec, wire
 from epp.extproc.exchange import BodyMode, Destination, Exchange, RequestHead, ResponseHead
 from epp.extproc.gen import ext_proc_pb2 as pb
-from epp.extproc.reading import ProcessingRequest, read
+from epp.extproc.reading import ProcessingRequest, read, read_headers
 
 _NO_METADATA: Final[Mapping[str, Mapping[str, Any]]] = {}
 
@@ -173,7 +173,7 @@ class Stream:
     def _request_headers(self, message: ProcessingRequest) -> None:
         received = message.request_headers
         head = self._head = RequestHead(
-            codec.read_headers(received.headers), received.end_of_stream, self._request_mode, self._response_mode
+            read_headers(received.headers), received.end_of_stream, self._request_mode, self._response_mode
         )
         self._note_subset(message)
         if received.end_of_stream:
@@ -305,7 +305,7 @@ class Stream:
 
     def _response_headers(self, message: ProcessingRequest) -> None:
         received = message.response_headers
-        found = codec.read_headers(received.headers)
+        found = read_headers(received.headers)
         metadata = message.metadata_context
         served = codec.read_served(metadata) if metadata else None
         head = ResponseHead(found, _status(found), received.end_of_stream, served)
