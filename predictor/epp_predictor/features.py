@@ -55,7 +55,8 @@ COUNT: Final = len(FEATURES)
 POD_TYPES: Final[Mapping[str, float]] = {"": 0.0, "prefill": 1.0, "decode": 2.0}
 """Codes of the column `pod_type`."""
 
-_MOST: Final = np.array([[feature.most] for feature in FEATURES])
+MOST: Final = np.array([feature.most for feature in FEATURES])
+"""The end of each feature's range."""
 SCALES: Final = np.array([feature.scale for feature in FEATURES])
 
 
@@ -69,6 +70,6 @@ def clean(features: Floats) -> Floats:
     if features.ndim != 2 or features.shape[1] != COUNT:
         raise ValueError(f"features: expected a matrix with {COUNT} columns (FEATURES), got shape {features.shape}")
     # fmax and fmin prefer the number when the other is NaN. Adding 0.0 turns -0.0 into 0.0, whose bits a forest compares.
-    cleaned: Floats = np.fmin(np.fmax(features.T, 0.0), _MOST)
+    cleaned: Floats = np.fmin(np.fmax(features.T, 0.0), MOST[:, None])
     cleaned += 0.0
     return np.ascontiguousarray(cleaned)

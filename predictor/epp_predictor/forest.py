@@ -33,7 +33,7 @@ _NONE: Final = np.uint32(0xFFFFFFFF)
 _FLOAT64_BIAS: Final = 1023
 _FLOAT64_MANTISSA_BITS: Final = np.array(52)
 _LOW_HALF: Final = 0 if sys.byteorder == "little" else 1
-_MOST_KEPT: Final = 4
+MOST_KEPT: Final = 4
 """Numbers of candidates whose arrays are kept."""
 
 
@@ -100,7 +100,7 @@ class Forest:
         for number, (start, end) in enumerate(pairwise(starts)):
             self._of_target[number, start:end] = 1.0
         self._constant = self._of_target.dot(leaves[:, -1])
-        self._work = lru_cache(_MOST_KEPT)(partial(_Work, len(self.used), self._leaf_offset, table.dtype))
+        self._work = lru_cache(MOST_KEPT)(partial(_Work, len(self.used), self._leaf_offset, table.dtype))
 
     def sums(self, cleaned: Floats) -> Floats:
         """What the leaves add up to: targets by candidates. `cleaned`: features by candidates, none negative or NaN."""

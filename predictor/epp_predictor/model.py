@@ -16,15 +16,13 @@ from typing import Final
 import numpy as np
 
 from epp_predictor.features import COUNT, SCALES, Floats, clean
-from epp_predictor.forest import Forest, Trees
+from epp_predictor.forest import MOST_KEPT, Forest, Trees
 from epp_predictor.prior import LEAST_MS, TARGETS, TERMS, TermRows
 
 _FALL: Final = 4.0
 """One range of the training data outside of it leaves exp(-4) of the trees' correction."""
 _MOST_CORRECTION: Final = 3.0
 """Trees correct the prior by a factor of exp(3) at most."""
-_MOST_KEPT: Final = 4
-"""Numbers of candidates whose arrays are kept."""
 # Arrays, since numpy makes one of every Python number that it is given, each time.
 _LEFT_A_RANGE_AWAY: Final = np.array(np.exp(-_FALL))
 _HIGHEST: Final = np.array(_MOST_CORRECTION)
@@ -81,7 +79,7 @@ class Model:
             self._per_range = np.tile(1.0 / np.maximum(high - low, SCALES[used]), (len(with_trees), 1))
             most = max(float(np.abs(trees.leaves).max(axis=1).sum()) for _, _, trees in with_trees)
             self._is_bounded = most <= _MOST_CORRECTION
-        self._work = lru_cache(_MOST_KEPT)(partial(_Work, low, high))
+        self._work = lru_cache(MOST_KEPT)(partial(_Work, low, high))
 
     def base_ms(self, features: Floats, *, are_clean: bool = False) -> tuple[Floats, Floats]:
         """Targets by candidates: the prediction in ms. And per candidate how far outside of what was seen it is: 0

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from epp_predictor.features import COUNT, FEATURES, Floats
+from epp_predictor.features import COUNT, MOST, Floats
 
 TIME: Final = 0
 """Column: wall-clock time of the observation, seconds since the epoch."""
@@ -28,8 +28,6 @@ LONGEST_MS: Final = {"ttft": 3_600_000.0, "tpot": 600_000.0}
 SHORTEST_MS: Final = 0.001
 MOST_ENDPOINTS: Final = 1 << 16
 """Numbers of endpoints are under this: tables have a row for each."""
-
-_MOST: Final = np.array([feature.most for feature in FEATURES])
 
 
 def row(
@@ -52,7 +50,7 @@ def sound(rows: Floats) -> NDArray[np.bool_]:
     latency."""
     features = rows[:, FIRST_FEATURE:]
     with np.errstate(invalid="ignore"):
-        in_range = ((features >= 0) & (features <= _MOST)).all(axis=1)
+        in_range = ((features >= 0) & (features <= MOST)).all(axis=1)
         known = (rows[:, ENDPOINT] >= 0) & (rows[:, ENDPOINT] < MOST_ENDPOINTS) & np.isfinite(rows[:, TIME])
     return in_range & known & (observed(rows, "ttft") | observed(rows, "tpot"))
 

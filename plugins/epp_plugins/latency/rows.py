@@ -20,7 +20,7 @@ from epp.api import (
     Request,
 )
 from epp_plugins.latency.ledger import Ledger
-from epp_predictor.features import COLUMN, FEATURES
+from epp_predictor.features import COLUMN, MOST
 
 _KV: Final = COLUMN["kv_cache_percentage"]
 _INPUT: Final = COLUMN["input_token_length"]
@@ -31,7 +31,6 @@ _ENCODED: Final = COLUMN["encoder_input_size"]
 _ROLE: Final = COLUMN["pod_type"]
 _BACKLOG: Final = COLUMN["prefill_backlog_tokens"]
 _AGE: Final = COLUMN["metric_age_s"]
-_MOST: Final = np.array([feature.most for feature in FEATURES])
 _ZERO: Final = np.array(0.0)
 
 
@@ -101,7 +100,7 @@ def _within_range(by_feature: Floats) -> Floats:
 
 @lru_cache(8)
 def _most(candidates: int) -> Floats:
-    return np.repeat(_MOST[:, None], candidates, axis=1)
+    return np.repeat(MOST[:, None], candidates, axis=1)
 
 
 def prompt_tokens(request: Request, match: PrefixMatch | None) -> int:

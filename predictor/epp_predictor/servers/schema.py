@@ -15,7 +15,7 @@ import numpy as np
 from msgspec import Meta
 
 from epp_predictor import samples
-from epp_predictor.features import COLUMN, FEATURES, POD_TYPES, Floats, new_features
+from epp_predictor.features import COLUMN, MOST, POD_TYPES, Floats, new_features
 from epp_predictor.servers.variables import Objectives
 
 MOST_ROWS: Final = 10_000
@@ -81,7 +81,6 @@ _COLUMNS: Final = np.array([COLUMN[name] for name in _FIELDS])
 _POD_TYPE: Final = COLUMN["pod_type"]
 _TOKENS: Final = [COLUMN["prefill_tokens_in_flight"], COLUMN["decode_tokens_in_flight"]]
 _ENCODER: Final = [COLUMN["encoder_matched_size"], COLUMN["encoder_input_size"]]
-_MOST: Final = np.array([feature.most for feature in FEATURES])
 
 
 def features_of(requests: Sequence[PredictionRequest], objectives: Objectives) -> Floats:
@@ -114,7 +113,7 @@ def features_of(requests: Sequence[PredictionRequest], objectives: Objectives) -
 def rows_of(entries: Sequence[TrainingEntry], objectives: Objectives, now_s: float, max_age_s: float) -> Floats:
     """Samples. By convention a latency of 0 was not observed."""
     rows = np.full((len(entries), samples.WIDTH), np.nan)
-    rows[:, samples.FIRST_FEATURE :] = np.minimum(features_of(entries, objectives), _MOST)
+    rows[:, samples.FIRST_FEATURE :] = np.minimum(features_of(entries, objectives), MOST)
     rows[:, samples.ENDPOINT] = 0.0
     rows[:, samples.CENSORED] = 0.0
     rows[:, samples.TIME] = [_time_s(entry, now_s, max_age_s) for entry in entries]
