@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 
 from epp.app import Service
-from epp.config import load_default, load_text
+from epp.config import Loaded, load_default, load_text
 from epp.discovery.kubernetes import resources
 from epp.discovery.kubernetes.api import Api
 from epp.discovery.kubernetes.credentials import Source
@@ -291,64 +291,60 @@ async def test_an_api_server_that_stands_still_is_noticed_and_made_up_for(mortal
         await run.endpoints(*addresses(1, 2))
 
 
+@asynccontextmanager
+async def service_of(plane: ControlPlane, namespace: str, loaded: Loaded) -> AsyncIterator[tuple[Service, str]]:
+    """A service that follows the pool in `namespace`, and the URL that says whether it is ready."""
+    kubeconfig = await asyncio.to_thread(give_rights, plane, namespace, ALL_RULES)
+    options = loopback_options(
+        pool_name="pool", pool_namespace=namespace, kubeconfig=str(kubeconfig), metrics_endpoint_auth=False
+    )
+    service = Service(options, loaded)
+    await service.start()
+    try:
+        yield service, f"http://127.0.0.1:{service.metrics_port}/readyz"
+    finally:
+        await service.stop()
+
+
 async def test_the_service_is_ready_while_there_is_a_pool_and_says_what_it_does_not_hear(
     mortal: ControlPlane,
 ) -> None:
     plane, here = mortal, mortal.create_namespace("served")
-    kubeconfig = await asyncio.to_thread(give_rights, plane, here, ALL_RULES)
     add_pod(plane, here, 1)
-    options = loopback_options(
-        pool_name="pool", pool_namespace=here, kubeconfig=str(kubeconfig), metrics_endpoint_auth=False
-    )
-    service = Service(options, load_default())
-    await service.start()
-    try:
-        readyz = f"http://127.0.0.1:{service.metrics_port}/readyz"
-        async with aiohttp.ClientSession() as http:
-            await _until_says(http, readyz, 503, "there is no InferencePool pool in namespace served")
-            assert service.health.check(READINESS) is Serving.NOT_SERVING
+    async with service_of(plane, here, load_default()) as (service, readyz), aiohttp.ClientSession() as http:
+        await _until_says(http, readyz, 503, "there is no InferencePool pool in namespace served")
+        assert service.health.check(READINESS) is Serving.NOT_SERVING
 
-            plane.api.create(pool_in(here))
-            await _until_says(http, readyz, 200, "ok")
-            assert [e.host_port for e in service.datastore.endpoints] == addresses(1)
+        plane.api.create(pool_in(here))
+        await _until_says(http, readyz, 200, "ok")
+        assert [e.host_port for e in service.datastore.endpoints] == addresses(1)
 
-            plane.kill_api_server()
-            try:
-                await _until_says(http, readyz, 200, "kubernetes: Pod: as it was")
-            finally:
-                plane.start_api_server()  # here: it ends with the thread that starts it
-            page = await (await http.get(readyz.replace("readyz", "metrics"))).text()
-            assert 'llm_epp_kubernetes_age_seconds{kind="Pod"}' in page
-            assert [e.host_port for e in service.datastore.endpoints] == addresses(1)
-    finally:
-        await service.stop()
+        plane.kill_api_server()
+        try:
+            await _until_says(http, readyz, 200, "kubernetes: Pod: as it was")
+        finally:
+            plane.start_api_server()  # here: it ends with the thread that starts it
+        page = await (await http.get(readyz.replace("readyz", "metrics"))).text()
+        assert 'llm_epp_kubernetes_age_seconds{kind="Pod"}' in page
+        assert [e.host_port for e in service.datastore.endpoints] == addresses(1)
 
 
 async def test_a_pool_that_speaks_what_the_parser_does_not_keeps_requests_away(
     plane: ControlPlane, namespace: str
 ) -> None:
     """gRPC needs HTTP/2: a gateway that speaks HTTP/1.1 to the Pods could not pass such requests on."""
-    kubeconfig = await asyncio.to_thread(give_rights, plane, namespace, ALL_RULES)
     plane.api.create(pool_in(namespace))
     add_pod(plane, namespace, 1)
-    options = loopback_options(
-        pool_name="pool", pool_namespace=namespace, kubeconfig=str(kubeconfig), metrics_endpoint_auth=False
-    )
-    service = Service(options, load_text(GRPC_CONFIG, "grpc.yaml"))
-    await service.start()
-    try:
-        readyz = f"http://127.0.0.1:{service.metrics_port}/readyz"
-        async with aiohttp.ClientSession() as http:
-            await _until_says(http, readyz, 503, "plugin vllmgrpc-parser: the pool's appProtocol is http")
-            assert service.health.check(READINESS) is Serving.NOT_SERVING
-            assert service.health.check(LIVENESS) is Serving.SERVING
+    loaded = load_text(GRPC_CONFIG, "grpc.yaml")
+    async with service_of(plane, namespace, loaded) as (service, readyz), aiohttp.ClientSession() as http:
+        await _until_says(http, readyz, 503, "plugin vllmgrpc-parser: the pool's appProtocol is http")
+        assert service.health.check(READINESS) is Serving.NOT_SERVING
+        assert service.health.check(LIVENESS) is Serving.SERVING
 
-            spec = {"appProtocol": "kubernetes.io/h2c"}
-            plane.api.patch(*POOL, "pool", {"spec": spec}, namespace=namespace)
-            await _until_says(http, readyz, 200, "ok")
-            assert service.health.check(READINESS) is Serving.SERVING
-    finally:
-        await service.stop()
+        spec = {"appProtocol": "kubernetes.io/h2c"}
+        plane.api.patch(*POOL, "pool", {"spec": spec}, namespace=namespace)
+        await _until_says(http, readyz, 200, "ok")
+        assert service.health.check(READINESS) is Serving.SERVING
 
 
 async def _until_says(http: aiohttp.ClientSession, url: str, status: int, text: str) -> None:
