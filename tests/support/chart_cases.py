@@ -38,6 +38,7 @@ POOL: Final = ("--pool-name", "pool", "--pool-namespace", "models", "--pool-grou
 SELECTOR: Final = ("--endpoint-selector", "app=vllm", "--endpoint-target-ports")
 CONFIG: Final = ("--zap-encoder", "json", "--config-file", "/config/default-plugins.yaml")
 DRAIN: Final = "--drain-timeout=120s"  # of a grace period of 130 s
+FLAGS: Final = (*POOL, *CONFIG, DRAIN, "--v=1", "--tracing=false")  # where the values say nothing of them
 PORTS: Final = {"grpc-ext-proc": 9002, "http-metrics": 9090}
 
 
@@ -73,7 +74,7 @@ CASES: Final[Mapping[str, tuple[Case, Expected]]] = {
     # --- values files as people have them
     "gie-inferencepool": (
         Case("inferencepool", ("gie-inferencepool",)),
-        Expected(WITH_POOL, (*POOL, *CONFIG, DRAIN, "--v=1", "--tracing=false")),
+        Expected(WITH_POOL, FLAGS),
     ),
     "gie-latency": (
         Case("inferencepool", ("gie-latency",)),
@@ -93,7 +94,7 @@ CASES: Final[Mapping[str, tuple[Case, Expected]]] = {
         Case("standalone", ("gie-standalone",)),
         Expected(
             (*WITH_POOL, "ConfigMap/envoy"),
-            (*POOL, *CONFIG, DRAIN, "--v=1", "--tracing=false"),
+            FLAGS,
             ports={**PORTS, "http": 8081},
             containers=("envoy-sidecar", "epp"),
             volumes=("plugins-config-volume", "tmp", "config"),
@@ -112,7 +113,7 @@ CASES: Final[Mapping[str, tuple[Case, Expected]]] = {
     ),
     "llm-d-gateway": (
         Case("inferencepool", ("llm-d-gateway",)),
-        Expected(WITH_POOL, (*POOL, *CONFIG, DRAIN, "--v=1", "--tracing=false"), selector="llm-d-router-gateway"),
+        Expected(WITH_POOL, FLAGS, selector="llm-d-router-gateway"),
     ),
     "llm-d-gateway, sidecars": (
         Case("inferencepool", ("llm-d-gateway",), {"router": {"latencyPredictor": TWO_SERVERS}}),
@@ -129,7 +130,7 @@ CASES: Final[Mapping[str, tuple[Case, Expected]]] = {
         Case("standalone", ("llm-d-standalone",)),
         Expected(
             (*WITH_POOL, "ConfigMap/envoy", "Service/pool-model-servers"),
-            (*POOL, *CONFIG, DRAIN, "--v=1", "--tracing=false"),
+            FLAGS,
             ports={**PORTS, "http": 8081},
             containers=("envoy-proxy", "epp"),
             volumes=("plugins-config-volume", "tmp", "config"),
@@ -161,7 +162,7 @@ CASES: Final[Mapping[str, tuple[Case, Expected]]] = {
                 "Service/pool-model-servers",
                 "Service/pool-proxy",
             ),
-            (*POOL, *CONFIG, DRAIN, "--v=1", "--tracing=false"),
+            FLAGS,
             selector="llm-d-router-gateway",
         ),
     ),
@@ -169,7 +170,7 @@ CASES: Final[Mapping[str, tuple[Case, Expected]]] = {
         Case("inferencepool", ("llm-d-gateway",), {"router": {"tokenizer": {"enabled": True, "modelName": "qwen"}}}),
         Expected(
             WITH_POOL,
-            (*POOL, *CONFIG, DRAIN, "--v=1", "--tracing=false"),
+            FLAGS,
             containers=("epp", "vllm-render"),
             volumes=("plugins-config-volume", "tmp", "model-cache"),
             selector="llm-d-router-gateway",
@@ -222,7 +223,7 @@ CASES: Final[Mapping[str, tuple[Case, Expected]]] = {
     # --- single values
     "labels alone": (
         Case("inferencepool", (), LABELS),
-        Expected(WITH_POOL, (*POOL, *CONFIG, DRAIN, "--v=1", "--tracing=false")),
+        Expected(WITH_POOL, FLAGS),
     ),
     "replicas": (
         Case("inferencepool", (), gie(replicas=3)),
@@ -253,7 +254,7 @@ CASES: Final[Mapping[str, tuple[Case, Expected]]] = {
         Case("inferencepool", (), gie(monitoring={"prometheus": {"enabled": True}})),
         Expected(
             (*WITH_POOL, "Secret/inference-gateway-sa-metrics-reader-secret", "ServiceMonitor/pool-epp-monitor"),
-            (*POOL, *CONFIG, DRAIN, "--v=1", "--tracing=false"),
+            FLAGS,
         ),
     ),
     "metrics for all": (
@@ -278,7 +279,7 @@ CASES: Final[Mapping[str, tuple[Case, Expected]]] = {
                 "Secret/pool-metrics-reader-secret",
                 "ServiceAccount/pool-metrics-reader-sa",
             ),
-            (*POOL, *CONFIG, DRAIN, "--v=1", "--tracing=false"),
+            FLAGS,
         ),
     ),
     "gke, preferred backends": (
@@ -297,7 +298,7 @@ CASES: Final[Mapping[str, tuple[Case, Expected]]] = {
                 "HealthCheckPolicy/pool",
                 "Service/pool-epp-backup",
             ),
-            (*POOL, *CONFIG, DRAIN, "--v=1", "--tracing=false"),
+            FLAGS,
             readiness="readiness",
             selector="llm-d-router-gateway",
         ),
@@ -306,7 +307,7 @@ CASES: Final[Mapping[str, tuple[Case, Expected]]] = {
         Case("inferencepool", (), gie(autoscaling={"enabled": True})),
         Expected(
             (*WITH_POOL, "HorizontalPodAutoscaler/pool-epp"),
-            (*POOL, *CONFIG, DRAIN, "--v=1", "--tracing=false"),
+            FLAGS,
             readiness="readiness",
         ),
     ),
@@ -331,14 +332,14 @@ CASES: Final[Mapping[str, tuple[Case, Expected]]] = {
                 "Service/pool-model-servers",
                 "Service/pool-proxy",
             ),
-            (*POOL, *CONFIG, DRAIN, "--v=1", "--tracing=false"),
+            FLAGS,
             readiness="readiness",
             selector="llm-d-router-gateway",
         ),
     ),
     "istio": (
         Case("inferencepool", (), {**LABELS, "provider": {"name": "istio"}}),
-        Expected((*WITH_POOL, "DestinationRule/pool-epp"), (*POOL, *CONFIG, DRAIN, "--v=1", "--tracing=false")),
+        Expected((*WITH_POOL, "DestinationRule/pool-epp"), FLAGS),
     ),
     "route and objectives": (
         Case(
@@ -352,14 +353,14 @@ CASES: Final[Mapping[str, tuple[Case, Expected]]] = {
         ),
         Expected(
             (*WITH_POOL, "HTTPRoute/pool", "InferenceObjective/batch", "InferenceObjective/chat"),
-            (*POOL, *CONFIG, DRAIN, "--v=1", "--tracing=false"),
+            FLAGS,
         ),
     ),
     "availability": (
         Case("inferencepool", (), gie(podDisruptionBudget={"enabled": True}, networkPolicy={"enabled": True})),
         Expected(
             (*WITH_POOL, "NetworkPolicy/pool-epp", "PodDisruptionBudget/pool-epp"),
-            (*POOL, *CONFIG, DRAIN, "--v=1", "--tracing=false"),
+            FLAGS,
         ),
     ),
     "a configuration that is there": (
@@ -409,11 +410,11 @@ CASES: Final[Mapping[str, tuple[Case, Expected]]] = {
             (),
             {"inferencePool": {**LABELS["inferencePool"], "modelServerType": "sglang", "modelServerProtocol": "grpc"}},
         ),
-        Expected(WITH_POOL, (*POOL, *CONFIG, DRAIN, "--v=1", "--tracing=false")),
+        Expected(WITH_POOL, FLAGS),
     ),
     "vllm over gRPC": (
         Case("inferencepool", (), llm_d(modelServers={**LLM_D_LABELS["router"]["modelServers"], "protocol": "grpc"})),
-        Expected(WITH_POOL, (*POOL, *CONFIG, DRAIN, "--v=1", "--tracing=false"), selector="llm-d-router-gateway"),
+        Expected(WITH_POOL, FLAGS, selector="llm-d-router-gateway"),
     ),
     "triton, payload agnostic": (
         Case(
