@@ -62,6 +62,24 @@ class Trees:
             raise ValueError("trees: a leaf or a threshold is not finite")
 
 
+def watch(features: NDArray[np.int32], low: Floats, high: Floats) -> Trees:
+    """Trees that add up to 0 where each of these features, fewer than MOST_LEAVES, is within its range, else to more: as
+    part of a forest they tell that for next to nothing. Ranges are taken as float32 numbers."""
+    lowest, highest = low.astype(np.float32), high.astype(np.float32)
+    count = len(features)
+    leaves = np.zeros((2, MOST_LEAVES), dtype=np.float32)
+    leaves[0, 1:] = 1.0  # whoever exceeds a range leaves the first leaf
+    leaves[1, :count] = 1.0  # each feature leaves one by reaching its range
+    reached = np.uint32(1) << np.arange(count, dtype=np.uint32)
+    return Trees(
+        np.repeat(np.array((0, 1), dtype=np.int32), count),
+        np.tile(features, 2),
+        np.concatenate((np.nextafter(highest, np.float32(np.inf)), lowest)),
+        np.concatenate((np.full(count, ~np.uint32(1)), ~reached)),
+        leaves,
+    )
+
+
 class Forest:
     """The trees of one or more targets, ready to be evaluated, by one thread."""
 
@@ -104,15 +122,11 @@ class Forest:
 
     def sums(self, cleaned: Floats) -> Floats:
         """What the leaves add up to: targets by candidates. `cleaned`: features by candidates, none negative or NaN."""
-        return self.sums_of_used(cleaned.take(self.used, axis=0))
-
-    def sums_of_used(self, of_used: Floats) -> Floats:
-        """The same from the rows of `used` alone."""
-        candidates = of_used.shape[1]
+        candidates = cleaned.shape[1]
         if not len(self.used):
             return np.repeat(self._constant[:, None], candidates, axis=1)
         work = self._work(candidates)
-        work.values[...] = of_used
+        work.values[...] = cleaned.take(self.used, axis=0)
         # With mode=clip numpy writes to `out` directly; no number is out of range.
         self._table.take(self._keys.searchsorted(work.keys, "right"), axis=0, out=work.rows, mode="clip")
         np.bitwise_and.reduce(work.rows_of_features, axis=0, out=work.left)

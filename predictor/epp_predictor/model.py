@@ -14,9 +14,10 @@ from functools import lru_cache, partial
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from epp_predictor.features import COUNT, SCALES, Floats, clean
-from epp_predictor.forest import MOST_KEPT, Forest, Trees
+from epp_predictor.forest import MOST_KEPT, Forest, Trees, watch
 from epp_predictor.prior import LEAST_MS, TARGETS, TERMS, TermRows
 
 _FALL: Final = 4.0
@@ -28,7 +29,6 @@ _LEFT_A_RANGE_AWAY: Final = np.array(np.exp(-_FALL))
 _HIGHEST: Final = np.array(_MOST_CORRECTION)
 _LOWEST: Final = np.array(-_MOST_CORRECTION)
 _LEAST: Final = np.array(LEAST_MS)
-_ZERO: Final = np.array(0.0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,7 +58,7 @@ class TargetModel:
 class Model:
     """One or both targets, ready to predict, by one thread."""
 
-    __slots__ = ("_forest", "_forest_rows", "_is_bounded", "_per_range", "_weights", "_work", "of_target", "targets")
+    __slots__ = ("_forest", "_forest_rows", "_is_bounded", "_range", "_terms", "_weights", "of_target", "targets")
 
     def __init__(self, targets: dict[str, TargetModel]) -> None:
         if not targets or not set(targets) <= set(TARGETS):
@@ -67,35 +67,33 @@ class Model:
         self.targets = tuple(self.of_target)
         """The rows of what `base_ms` returns, in the order of TARGETS."""
         self._weights = np.array([model.weights for model in self.of_target.values()])
+        self._terms = lru_cache(MOST_KEPT)(partial(TermRows, (self._weights != 0).any(axis=0)))
         with_trees = [(row, m, m.trees) for row, m in enumerate(self.of_target.values()) if m.trees is not None]
-        self._forest = Forest([trees for _, _, trees in with_trees]) if with_trees else None
         self._forest_rows = [row for row, _, _ in with_trees]
-        low = high = np.zeros(0)
-        if self._forest is not None:
-            used = self._forest.used
+        self._forest: Forest | None = None
+        if with_trees:
+            used = np.unique(np.concatenate([trees.feature for _, _, trees in with_trees]))
             low = np.max([m.low[used] for _, m, _ in with_trees], axis=0)
             high = np.min([m.high[used] for _, m, _ in with_trees], axis=0)
-            # The same for each target: for a few candidates that costs less than spreading one row over all.
-            self._per_range = np.tile(1.0 / np.maximum(high - low, SCALES[used]), (len(with_trees), 1))
+            self._range = _Range(used, low[:, None], high[:, None], 1.0 / np.maximum(high - low, SCALES[used]))
+            self._forest = Forest([*(trees for _, _, trees in with_trees), watch(used, low, high)])
             most = max(float(np.abs(trees.leaves).max(axis=1).sum()) for _, _, trees in with_trees)
             self._is_bounded = most <= _MOST_CORRECTION
-        self._work = lru_cache(MOST_KEPT)(partial(_Work, low, high))
 
     def base_ms(self, features: Floats, *, are_clean: bool = False) -> tuple[Floats, Floats]:
         """Targets by candidates: the prediction in ms. And per candidate how far outside of what was seen it is: 0
         within, and 1 for a whole range outside in one feature. Raises ValueError for a matrix of another width than
         FEATURES. `are_clean`: they are what `clean` would make of them."""
         cleaned = features.T if are_clean else clean(features)
-        work = self._work(cleaned.shape[1])
-        base: Floats = self._weights.dot(work.terms.fill(cleaned))
+        base: Floats = self._weights.dot(self._terms(cleaned.shape[1]).fill(cleaned))
         np.maximum(base, _LEAST, out=base)
         if self._forest is None:
             return base, np.zeros(cleaned.shape[1])
-        used = cleaned.take(self._forest.used, axis=0)
-        beyond = np.maximum(used - work.high, work.low - used)
-        outside: Floats = self._per_range.dot(np.maximum(beyond, _ZERO, out=beyond))
-        factor = np.power(_LEFT_A_RANGE_AWAY, outside)
-        np.multiply(factor, self._forest.sums_of_used(used), out=factor)
+        sums = self._forest.sums(cleaned)
+        factor, outside = sums[:-1], sums[-1]
+        if outside.any():
+            outside = self._range.outside(cleaned)
+            np.multiply(factor, np.power(_LEFT_A_RANGE_AWAY, outside), out=factor)
         if not self._is_bounded:
             np.minimum(np.maximum(factor, _LOWEST, out=factor), _HIGHEST, out=factor)
         np.exp(factor, out=factor)
@@ -103,15 +101,19 @@ class Model:
             np.multiply(base, factor, out=base)
         else:
             base[self._forest_rows] *= factor
-        return base, outside[0]
+        return base, outside
 
 
-class _Work:
-    """For so many candidates: where the terms are made, and the range of each feature that a tree tests."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Range:
+    """What the trees were fitted on, of the features that they test."""
 
-    __slots__ = ("high", "low", "terms")
+    features: NDArray[np.int32]
+    low: Floats
+    high: Floats
+    per_range: Floats
 
-    def __init__(self, low: Floats, high: Floats, candidates: int) -> None:
-        self.terms = TermRows(candidates)
-        self.low = np.repeat(low[:, None], candidates, axis=1)
-        self.high = np.repeat(high[:, None], candidates, axis=1)
+    def outside(self, cleaned: Floats) -> Floats:
+        values = cleaned[self.features]
+        outside: Floats = self.per_range.dot(np.maximum(np.maximum(values - self.high, self.low - values), 0.0))
+        return outside

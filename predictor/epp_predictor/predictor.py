@@ -163,8 +163,8 @@ class Prediction:
             self.levels_ms[...] = _NAN
             first = TARGETS.index(targets[0])
             of_targets = self.levels_ms[first : first + len(targets)]
-        for target, factors in zip(targets, of_targets, strict=True):
-            live.calibrations[target].factors(endpoints, levels, out=factors)
+        for number, target in enumerate(targets):  # at the end of an iteration over an array numpy words an error
+            live.calibrations[target].factors(endpoints, levels, out=of_targets[number])
         of_targets *= self._base_ms[:, None]
 
     @property

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from epp_predictor.features import COLUMN, COUNT, NAMES, Floats
 from epp_predictor.nnls import nnls
@@ -73,20 +74,25 @@ _ENCODED: Final = COLUMN["encoder_input_size"]
 
 def terms(cleaned: Floats) -> Floats:
     """Terms by candidates from features by candidates (`clean`)."""
-    return TermRows(cleaned.shape[1]).fill(cleaned)
+    return TermRows(np.ones(len(TERMS), dtype=np.bool_), cleaned.shape[1]).fill(cleaned)
 
 
 class TermRows:
-    """The terms of so many candidates, again and again in the same place."""
+    """The terms of so many candidates, again and again in the same place. Those that nobody wants may stay 0."""
 
-    __slots__ = ("_above", "_at_least_0", "_effective", "_features", "_squared", "_terms", "_unmatched", "_x_running")
+    __slots__ = (
+        *("_above", "_at_least_0", "_effective", "_features", "_squared", "_terms", "_unmatched"),
+        *("_wants_more", "_wants_x_running", "_x_running"),
+    )
 
-    def __init__(self, candidates: int) -> None:
-        self._terms = np.empty((len(TERMS), candidates))
+    def __init__(self, wanted: NDArray[np.bool_], candidates: int) -> None:
+        self._terms = np.zeros((len(TERMS), candidates))
         self._features = self._terms[:COUNT]
         self._terms[COUNT] = 1.0
         self._effective, self._squared, self._x_running, self._above, self._unmatched = self._terms[COUNT + 1 :]
         self._at_least_0 = self._terms[COUNT + 4 :]
+        self._wants_x_running = bool(wanted[COUNT + 3])
+        self._wants_more = bool(wanted[COUNT + 4 :].any())
 
     def fill(self, cleaned: Floats) -> Floats:
         """As `terms`. What was returned before is overwritten."""
@@ -95,10 +101,12 @@ class TermRows:
         np.subtract(_ONE, cleaned[_PREFIX], out=effective)
         np.multiply(effective, cleaned[_INPUT], out=effective)
         np.multiply(effective, effective, out=self._squared)
-        np.multiply(effective, cleaned[_RUNNING], out=self._x_running)
-        np.subtract(cleaned[_KV], _KV_IS_SHORT, out=self._above)
-        np.subtract(cleaned[_ENCODED], cleaned[_MATCHED], out=self._unmatched)
-        np.maximum(self._at_least_0, _ZERO, out=self._at_least_0)
+        if self._wants_x_running:
+            np.multiply(effective, cleaned[_RUNNING], out=self._x_running)
+        if self._wants_more:
+            np.subtract(cleaned[_KV], _KV_IS_SHORT, out=self._above)
+            np.subtract(cleaned[_ENCODED], cleaned[_MATCHED], out=self._unmatched)
+            np.maximum(self._at_least_0, _ZERO, out=self._at_least_0)
         return self._terms
 
 

@@ -38,8 +38,10 @@ def draw(
     factors: Floats | None = None,
     prompts: tuple[float, float] = (16, 12_000),
     tails: bool = True,
+    oldest_s: float = 0.05,
 ) -> Requests:
-    """`factors`: how much slower each endpoint is than the model of all, by number (0 is not used)."""
+    """`load` 0: endpoints at rest. `factors`: how much slower each endpoint is than the model of all, by number (0 is not
+    used). `oldest_s`: of metrics."""
     at = chance.integers(1, endpoints + 1, count)
     busy = np.clip(chance.gamma(2.0, 0.5 * load, count), 0, 6)
     features = new_features(count)
@@ -50,7 +52,7 @@ def draw(
         "num_request_waiting": chance.poisson(np.maximum(busy - 1.5, 0) * 3),
         "prefix_cache_score": np.where(chance.random(count) < 0.5, chance.beta(4, 2, count), 0).round(2),
         "uncached_tokens_in_flight": (chance.gamma(1.5, 900 * busy + 1)).round(),
-        "metric_age_s": chance.uniform(0, 0.05, count),
+        "metric_age_s": chance.uniform(0, oldest_s, count),
     }
     put["decode_requests_in_flight"] = (put["num_request_running"] * 0.8).round()
     put["prefill_requests_in_flight"] = put["num_request_running"] - put["decode_requests_in_flight"]

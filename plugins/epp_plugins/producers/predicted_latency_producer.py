@@ -9,6 +9,7 @@ from typing import Annotated, Final, Self
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from epp.api import (
     ENCODER_MATCH,
@@ -61,6 +62,7 @@ _STALE_S: Final = 0.02
 _PREFILL: Final = "prefill"  # role
 _LONGEST_S: Final = 60.0
 _MOST_ROWS: Final = 10_000  # that servers take at once
+_LEVELS: Final = 6  # of both targets the median and the ends of the interval
 _BODILESS: Final = 100  # responses without bodies, and none with one, before somebody is told
 
 
@@ -174,6 +176,10 @@ class PredictedLatencyProducer(
         self._learner.also = None if self._samples is None else self._samples.add
         self._use(Ledger(), RunningSlos())
         self._budgets: Floats = np.full(0, math.inf)
+        self._unknown: Floats = np.full((_LEVELS, 0), math.nan)
+        self._placed: Candidates | None = None
+        self._places: NDArray[np.intp] = np.zeros(0, dtype=np.intp)
+        """Of `_placed`, in a flat matrix like `_unknown`."""
         self._polling: Job | None = None
         self._given_away = False  # another plugin goes on with the learner
         self._bodiless = 0  # responses without bodies before the first one with; -1: there was one, or it was told
@@ -236,19 +242,29 @@ class PredictedLatencyProducer(
             if self._predictions is None:
                 self._metrics.fell_back(UNTRAINED)
             return
-        capacity = self.handle.fleet.capacity
-        by_row = np.empty((6, capacity))
-        by_row.fill(math.nan)
-        by_row[:, asked.candidates.rows] = levels_ms.reshape(6, -1)
+        by_row = self._by_row(asked.candidates, levels_ms)
         if not prediction.is_calibrated:
             _forget_intervals(by_row, prediction)
         slo = asked.slo
-        ttft, ttft_low, ttft_high, tpot, tpot_low, tpot_high = by_row
-        budgets_ms = self._budgets_ms(slo, capacity)
         request.data[self._key] = LatencyPrediction(
-            ttft, ttft_low, ttft_high, tpot, tpot_low, tpot_high, budgets_ms, slo.ttft_ms, slo.tpot_ms
+            # One by one: at the end of an iteration numpy words an error.
+            *(by_row[0], by_row[1], by_row[2], by_row[3], by_row[4], by_row[5]),
+            self._budgets_ms(slo, by_row.shape[1]),
+            slo.ttft_ms,
+            slo.tpot_ms,
         )
         asked.took_s = perf_counter() - before
+
+    def _by_row(self, candidates: Candidates, levels_ms: Floats) -> Floats:
+        """Levels of both targets by row of the fleet; NaN for rows of no candidate."""
+        unknown, capacity = self._unknown, self.handle.fleet.capacity
+        if candidates is not self._placed or unknown.shape[1] != capacity:
+            unknown = self._unknown = np.full((_LEVELS, capacity), math.nan)
+            self._places = (capacity * np.arange(_LEVELS)[:, None] + candidates.rows).ravel()
+            self._placed = candidates
+        by_row = unknown.copy()
+        by_row.put(self._places, levels_ms)
+        return by_row
 
     def _budgets_ms(self, slo: Slo, capacity: int) -> Floats:
         """By row: for each output token."""

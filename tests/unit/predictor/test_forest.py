@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from epp_predictor.features import COUNT
 from epp_predictor.fitting import Recipe, boosted_json
 from epp_predictor.flatten import flatten
-from epp_predictor.forest import MOST_LEAVES, Forest, Trees
+from epp_predictor.forest import MOST_LEAVES, Forest, Trees, watch
 
 
 def boosted(seed: int, *, rows: int = 800, recipe: Recipe | None = None) -> tuple[bytearray, np.ndarray]:
@@ -53,6 +53,24 @@ def test_values_at_a_threshold_go_where_xgboost_sends_them() -> None:
     sums = Forest([trees]).sums(both.T.astype(float))
 
     np.testing.assert_allclose(sums[0], said_by_xgboost(model, both), rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("beside", [Recipe(trees=7, depth=2), Recipe(trees=7, depth=5, least_rows_per_leaf=1)])
+def test_a_watch_tells_whether_any_feature_is_out_of_its_range(beside: Recipe) -> None:
+    watched = np.arange(COUNT, dtype=np.int32)
+    low, high = np.linspace(0, 7, COUNT), np.linspace(7, 1e9, COUNT)
+    features = np.repeat(np.array([low, high, (low + high) / 2]), 2 * COUNT, axis=0)
+    is_outside = np.zeros(len(features), dtype=bool)
+    for row, feature in enumerate([*range(COUNT)] * 3):
+        features[2 * row, feature] = np.nextafter(np.float32(low[feature]), np.float32(-1)).clip(0)
+        features[2 * row + 1, feature] = np.nextafter(np.float32(high[feature]), np.float32(np.inf))
+        is_outside[2 * row], is_outside[2 * row + 1] = low[feature] > 0, True
+
+    sums = Forest([flatten(boosted(5, recipe=beside)[0]), watch(watched, low, high)]).sums(features.T)
+
+    assert ((sums[1] > 0) == is_outside).all()
+    assert is_outside.sum() > 80
+    assert not is_outside.all()
 
 
 def test_targets_are_evaluated_together_as_alone() -> None:
