@@ -124,15 +124,41 @@ class LatencyPrediction(msgspec.Struct, frozen=True):
     of a request that runs there.
     """
 
-    ttft_ms: Floats
-    ttft_low_ms: Floats
-    ttft_high_ms: Floats
-    tpot_ms: Floats
-    tpot_low_ms: Floats
-    tpot_high_ms: Floats
+    levels_ms: Floats
+    """Six rows: `ttft_ms`, `ttft_low_ms`, `ttft_high_ms`, then the same of `tpot`."""
     tpot_budget_ms: Floats
     ttft_slo_ms: float = np.inf
     tpot_slo_ms: float = np.inf
+
+    @property
+    def ttft_ms(self) -> Floats:
+        row: Floats = self.levels_ms[0]
+        return row
+
+    @property
+    def ttft_low_ms(self) -> Floats:
+        row: Floats = self.levels_ms[1]
+        return row
+
+    @property
+    def ttft_high_ms(self) -> Floats:
+        row: Floats = self.levels_ms[2]
+        return row
+
+    @property
+    def tpot_ms(self) -> Floats:
+        row: Floats = self.levels_ms[3]
+        return row
+
+    @property
+    def tpot_low_ms(self) -> Floats:
+        row: Floats = self.levels_ms[4]
+        return row
+
+    @property
+    def tpot_high_ms(self) -> Floats:
+        row: Floats = self.levels_ms[5]
+        return row
 
     @property
     def has_slo(self) -> bool:

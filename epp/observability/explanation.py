@@ -35,6 +35,7 @@ _BEHIND: Final[Mapping[str, tuple[str, str]]] = {
     "multicluster-prefix-cache-scorer": ("prefix_blocks", "prefix blocks"),
 }
 _LOADS: Final = frozenset(("waiting", "running", "kv_cache_usage"))  # None: unknown, which is behind a score of 0
+# Rows of LatencyPrediction.levels_ms.
 _LATENCIES: Final = ("ttft_ms", "ttft_low_ms", "ttft_high_ms", "tpot_ms", "tpot_low_ms", "tpot_high_ms")
 _REASONS: Final = 2  # scorers that a "why not" names
 _EQUAL: Final = 1e-9  # totals are sums of floats
@@ -199,18 +200,17 @@ def _facts(decision: Decision, detail: Detail, row: int) -> dict[str, Any]:
 
 def _latency(detail: Detail, row: int) -> dict[str, float | None] | None:
     """What was predicted for one endpoint; None where nothing was."""
-    predicted = detail.latency
-    if predicted is None:
+    levels_ms: object = None if detail.latency is None else detail.latency.levels_ms
+    # A plugin may have published anything.
+    if (
+        not isinstance(levels_ms, np.ndarray)
+        or levels_ms.ndim != 2
+        or levels_ms.dtype.kind not in "fiu"
+        or len(levels_ms) != len(_LATENCIES)
+        or row >= levels_ms.shape[1]
+    ):
         return None
-    values = {}
-    for name in _LATENCIES:
-        vector = getattr(predicted, name)
-        # A plugin may have published anything.
-        if not (
-            isinstance(vector, np.ndarray) and vector.ndim == 1 and vector.dtype.kind in "fiu" and row < len(vector)
-        ):
-            return None
-        values[name] = float(vector[row])
+    values = dict(zip(_LATENCIES, map(float, levels_ms[:, row]), strict=True))
     known = _milliseconds(values)
     return known if any(value is not None for value in known.values()) else None
 

@@ -91,7 +91,7 @@ class Model:
             return base, np.zeros(cleaned.shape[1])
         sums = self._forest.sums(cleaned)
         factor, outside = sums[:-1], sums[-1]
-        if outside.any():
+        if any(outside.tolist()):  # `any` of an array takes several times as long
             outside = self._range.outside(cleaned)
             np.multiply(factor, np.power(_LEFT_A_RANGE_AWAY, outside), out=factor)
         if not self._is_bounded:

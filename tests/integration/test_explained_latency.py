@@ -114,7 +114,7 @@ class Nonsense(DataProducer):
 
     def produce(self, request: Request, candidates: Candidates) -> None:
         short: Any = np.zeros(0)
-        request.data[data_key(LATENCY_PREDICTION, self.name)] = LatencyPrediction(*[short] * 6, "no vector")  # type: ignore[arg-type]
+        request.data[data_key(LATENCY_PREDICTION, self.name)] = LatencyPrediction(short, short)
 
 
 async def test_predictions_that_cannot_be_read_are_passed_by() -> None:

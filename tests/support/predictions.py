@@ -34,17 +34,8 @@ def prediction(
     ttft = np.array(ttft_ms, dtype=np.float64)
     tpot = np.full(len(ttft), nan) if tpot_ms is None else np.array(tpot_ms, dtype=np.float64)
     budget: Floats = np.full(len(ttft), tpot_slo_ms) if tpot_budget_ms is None else np.array(tpot_budget_ms)
-    return LatencyPrediction(
-        ttft_ms=ttft,
-        ttft_low_ms=ttft * (1 - spread),
-        ttft_high_ms=ttft * (1 + spread),
-        tpot_ms=tpot,
-        tpot_low_ms=tpot * (1 - spread),
-        tpot_high_ms=tpot * (1 + spread),
-        tpot_budget_ms=budget,
-        ttft_slo_ms=ttft_slo_ms,
-        tpot_slo_ms=tpot_slo_ms,
-    )
+    levels = [of * (1 + side * spread) for of in (ttft, tpot) for side in (0, -1, 1)]
+    return LatencyPrediction(np.array(levels), budget, ttft_slo_ms, tpot_slo_ms)
 
 
 def predicted(told: LatencyPrediction | None, *, priority: int = 0) -> Request:

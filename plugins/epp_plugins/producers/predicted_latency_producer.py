@@ -243,16 +243,11 @@ class PredictedLatencyProducer(
                 self._metrics.fell_back(UNTRAINED)
             return
         by_row = self._by_row(asked.candidates, levels_ms)
-        if not prediction.is_calibrated:
+        if asked.is_from_server and not prediction.is_calibrated:  # a model that was trained here always is
             _forget_intervals(by_row, prediction)
         slo = asked.slo
-        request.data[self._key] = LatencyPrediction(
-            # One by one: at the end of an iteration numpy words an error.
-            *(by_row[0], by_row[1], by_row[2], by_row[3], by_row[4], by_row[5]),
-            self._budgets_ms(slo, by_row.shape[1]),
-            slo.ttft_ms,
-            slo.tpot_ms,
-        )
+        budgets_ms = self._budgets_ms(slo, by_row.shape[1])
+        request.data[self._key] = LatencyPrediction(by_row, budgets_ms, slo.ttft_ms, slo.tpot_ms)
         asked.took_s = perf_counter() - before
 
     def _by_row(self, candidates: Candidates, levels_ms: Floats) -> Floats:

@@ -34,7 +34,7 @@ def request_with(
     request.data[data_key(PREFILL_BACKLOG)] = PrefillBacklog(np.array(tokens), np.array(rate), np.array(uncached))
     if ttft_ms is not None:
         ttft, none = np.array(ttft_ms), np.full(len(ttft_ms), NAN)
-        request.data[data_key(LATENCY_PREDICTION)] = LatencyPrediction(ttft, ttft, ttft, none, none, none, none)
+        request.data[data_key(LATENCY_PREDICTION)] = LatencyPrediction(np.array([ttft] * 3 + [none] * 3), none)
     return request
 
 
