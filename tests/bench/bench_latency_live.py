@@ -5,8 +5,8 @@ prediction, a real training process beside it, and 200 streamed requests a secon
 spaced, which teach it. Messages are those of a recorded conversation, so there are no sockets.
 
 A prediction is all of `produce`: features, both latencies with their intervals, and what is published of them; `wall` is
-what the clock said, `own` this thread's CPU time. The lag is how late a timer of 2 ms comes; its `own` leaves out how long the
-thread stood ready and had no core (Linux's run queue). The process fits every ten seconds as by default, or all the time.
+what the clock said, `own` this thread's CPU time. For the lag see `loop_lag`. The process fits every ten seconds as by default,
+or all the time.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from epp.server.session import ExtProc, Session
 from epp_plugins.producers.predicted_latency_producer import PredictedLatencyProducer
 from epp_predictor import ProcessSettings, TrainerSettings, TrainingProcess, codec
 from tests.bench.bench_latency import MODEL, PROFILE
-from tests.bench.bench_predictor import has_fitted, lag_ms, rows
+from tests.bench.bench_predictor import has_fitted, rows
 from tests.bench.bench_request import conversations
+from tests.bench.loop_lag import lag_ms
 from tests.support.configs import HEAD
 from tests.support.conversations import FOLDER
 from tests.support.service import make_director
@@ -117,14 +118,8 @@ async def figures(endpoints: int, interval_s: float) -> dict[str, float]:
         late = await lag_ms(SECONDS)
         took = np.array(producer.took_us[warm_up:])
         assert not serving.done()
-        own_lag = np.maximum(late[:, 0] - late[:, 1], 0)
         found = {"fits": float(training.status.fits - fits), "predictions": float(len(took))}
-        for name, values in (
-            ("wall_us", took[:, 0]),
-            ("own_us", took[:, 1]),
-            ("lag_ms", late[:, 0]),
-            ("own_lag_ms", own_lag),
-        ):
+        for name, values in (("wall_us", took[:, 0]), ("own_us", took[:, 1]), ("lag_ms", late)):
             found[f"{name}_p50"], found[f"{name}_p99"] = np.percentile(values, [50, 99]).tolist()
         return found
     finally:
@@ -162,7 +157,6 @@ def measured() -> dict[str, float]:
         seen = uvloop.run(figures(endpoints, ALWAYS))
         found |= {f"p99_{endpoints}_us": seen["wall_us_p99"], f"own_p99_{endpoints}_us": seen["own_us_p99"]}
         found["lag_p99_ms"] = max(found.get("lag_p99_ms", 0.0), seen["lag_ms_p99"])
-        found["own_lag_p99_ms"] = max(found.get("own_lag_p99_ms", 0.0), seen["own_lag_ms_p99"])
     return found
 
 

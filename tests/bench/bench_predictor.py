@@ -5,8 +5,7 @@ model. Least, median and 99th percentile of single calls, each of the quietest o
 time: of wall time, the 99th percentile of a busy machine tells how long others held the core.
 
 `--lag`: how late an event loop wakes up while the training process fits: every ten seconds as by default, every second,
-and as often as it looks for samples. `waited` is the part of it that the thread stood ready and had no core (Linux's run
-queue), `own` the rest.
+and as often as it looks for samples.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ import asyncio
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -24,11 +22,11 @@ from epp_predictor import Predictor, ProcessSettings, Snapshot, TrainerSettings,
 from epp_predictor.features import COLUMN, new_features
 from epp_predictor.samples import ENDPOINT, FIRST_FEATURE, OBSERVED, TIME, WIDTH
 from epp_predictor.trainer import Trainer
+from tests.bench.loop_lag import lag_ms
 from tests.support.latency_world import draw
 
 CALLS: Final = 3000
 ROUNDS: Final = 10
-IDLE_S: Final = 0.002
 LAG_S: Final = 15.0
 
 
@@ -105,29 +103,6 @@ def costs() -> None:
     show("publish it", timed(lambda: predictor.publish(snapshot), calls=200))
 
 
-def run_queue_ms() -> float:
-    """How long this thread has stood ready without a core so far (schedstats of Linux)."""
-    return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e6
-
-
-async def lag_ms(seconds: float) -> np.ndarray:
-    """Two columns: how late the loop woke up each time, and how much of that it waited for a core, in ms."""
-    late = []
-    end_s = time.perf_counter() + seconds
-    while (before := time.perf_counter()) < end_s:
-        waited = run_queue_ms()
-        await asyncio.sleep(IDLE_S)
-        late.append(((time.perf_counter() - before - IDLE_S) * 1000, run_queue_ms() - waited))
-    return np.array(late)
-
-
-def show_lag(what: str, late: np.ndarray) -> None:
-    own = np.maximum(late[:, 0] - late[:, 1], 0)
-    for name, values in (("all", late[:, 0]), ("waited", late[:, 1]), ("own", own)):
-        shown = (*np.percentile(values, [50, 99, 99.9]), values.max())
-        print(f"{what + ', ' + name:<58}" + "".join(f"{value:10.2f}" for value in shown))
-
-
 async def lags(interval_s: float | None) -> None:
     """While samples stream in and the training process fits every `interval_s`; None: without a training process."""
     trainer = TrainerSettings(interval_s=interval_s or 0.0, fewest_new=1, newest=20_000, max_age_s=1e9)
@@ -155,7 +130,7 @@ async def lags(interval_s: float | None) -> None:
     late = await lag_ms(LAG_S)
     if interval_s is not None:
         what = f"{training.status.fits - before} fits of {training.status.samples} samples in {LAG_S:.0f} s"
-    show_lag(what, late)
+    print(f"{what:<58}" + "".join(f"{ms:10.2f}" for ms in (*np.percentile(late, [50, 99, 99.9]), late.max())))
     serving.cancel()
     training.close()
 
