@@ -13,6 +13,8 @@ import msgspec
 
 from epp.api import Code, Payload, Prompt, RequestError
 from epp_plugins.parsers.json_model import replace_model
+from epp_plugins.parsers.long_texts import cut, is_long
+from epp_plugins.parsers.prompts import lengthened
 
 MODEL_NOT_FOUND: Final = "model not found in request body"
 
@@ -23,20 +25,23 @@ _LONE_SURROGATE: Final = re.compile(
 _MALFORMED: Final = "JSON is malformed: "
 
 T = TypeVar("T", bound=msgspec.Struct)
+P = TypeVar("P", bound="PromptsBody")
 B = TypeVar("B", bound="JsonBody")
 
 
-class JsonBody(msgspec.Struct, gc=False):
+class PromptsBody(msgspec.Struct, gc=False):
+    def prompts(self) -> tuple[Prompt, ...]:
+        """What the model will see; none at all: the required field is missing or empty."""
+        raise NotImplementedError
+
+
+class JsonBody(PromptsBody, gc=False):
     """Fields that several APIs share. Those of type Any may hold anything without making the body invalid."""
 
     model: str | None = None
     stream: Any = None
     cache_salt: str | None = None
     max_tokens: Any = None
-
-    def prompts(self) -> tuple[Prompt, ...]:
-        """What the model will see; none at all: the required field is missing or empty."""
-        raise NotImplementedError
 
     def output_limit(self) -> int | None:
         """The client's limit of output tokens."""
@@ -62,13 +67,7 @@ _any_object: Final = msgspec.json.Decoder(_AnyObject)
 
 def read_json(body: bytes, decoder: msgspec.json.Decoder[B], *, syntax: str, invalid: str) -> JsonPayload:
     """The payload of `body`. RequestError with `<syntax>: <detail>` when it is no JSON object, else with `invalid`."""
-    parsed = decode(body, decoder, syntax=syntax, invalid=invalid)
-    try:
-        prompts = parsed.prompts()
-    except ValueError:  # a token id that is no uint32
-        prompts = ()
-    if not prompts:
-        raise RequestError(Code.BAD_REQUEST, invalid)
+    parsed, prompts = read_prompts(body, decoder, syntax=syntax, invalid=invalid)
     return JsonPayload(
         model=parsed.model or None,
         prompts=prompts,
@@ -78,8 +77,32 @@ def read_json(body: bytes, decoder: msgspec.json.Decoder[B], *, syntax: str, inv
     )
 
 
-def decode(body: bytes, decoder: msgspec.json.Decoder[T], *, syntax: str, invalid: str) -> T:
-    """`body` as a struct; errors as `read_json` has them."""
+def read_prompts(
+    body: bytes, decoder: msgspec.json.Decoder[P], *, syntax: str, invalid: str
+) -> tuple[P, tuple[Prompt, ...]]:
+    """`body` as a struct, and its prompts, of which there is one at least; errors as `read_json` has them."""
+    left_out_bytes = 0
+    if is_long(body) and _is_object(body):
+        body, left_out_bytes = cut(body)
+    parsed = _decode(body, decoder, syntax=syntax, invalid=invalid)
+    try:
+        prompts = parsed.prompts()
+    except ValueError:  # a token id that is no uint32
+        prompts = ()
+    if not prompts:
+        raise RequestError(Code.BAD_REQUEST, invalid)
+    return parsed, lengthened(prompts, left_out_bytes) if left_out_bytes else prompts
+
+
+def _is_object(body: bytes) -> bool:
+    try:
+        _any_object.decode(body)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return False
+    return True
+
+
+def _decode(body: bytes, decoder: msgspec.json.Decoder[T], *, syntax: str, invalid: str) -> T:
     try:
         return decoder.decode(body)
     except (msgspec.MsgspecError, ValueError, RecursionError):

@@ -220,6 +220,14 @@ def _placed(pieces: Pieces) -> tuple[Medium, ...]:
     return tuple([medium for medium in placed if medium.at + LEAST_BYTES <= KEPT_BYTES])
 
 
+def lengthened(prompts: tuple[Prompt, ...], more_bytes: int) -> tuple[Prompt, ...]:
+    """The longest counts as so many bytes longer than it is."""
+    sizes = [prompt.size_bytes or len(prompt.data) for prompt in prompts]
+    longest = sizes.index(max(sizes))
+    longer = msgspec.structs.replace(prompts[longest], size_bytes=sizes[longest] + more_bytes)
+    return (*prompts[:longest], longer, *prompts[longest + 1 :])
+
+
 def text_prompts(value: Texts) -> tuple[Prompt, ...]:
     """The prompts of a text, texts, token ids, or lists of token ids; none for empty ones.
 

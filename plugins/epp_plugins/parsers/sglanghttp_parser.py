@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from epp.api import Code, Parser, Payload, Prompt, Request, RequestError, Response, UsageReader
-from epp_plugins.parsers.json_body import decode, token_limit
+from epp_plugins.parsers.json_body import PromptsBody, read_prompts, token_limit
 from epp_plugins.parsers.json_parser import body_form
 from epp_plugins.parsers.json_usage import JsonUsageReader
 from epp_plugins.parsers.prompts import Texts, text_prompts
@@ -18,7 +18,7 @@ from epp_plugins.parsers.usage import sglang_usage
 _INVALID: Final = "invalid generate request: must have non-empty input_ids field"
 
 
-class GenerateBody(msgspec.Struct, gc=False):
+class GenerateBody(PromptsBody, gc=False):
     """`extra_key` keeps the cache entries of different users apart, as a cache salt does."""
 
     input_ids: list[int | list[int]] | None = None
@@ -54,10 +54,7 @@ class SglangHttpParser(Parser):
     def parse_request(self, path: str, headers: Mapping[str, str], body: bytes) -> Payload:
         if path != "/generate":
             raise RequestError(Code.BAD_REQUEST, f"unsupported API endpoint: {path}")
-        parsed = decode(body, _generate, syntax="error unmarshaling request body", invalid=_INVALID)
-        prompts = parsed.prompts()
-        if not prompts:
-            raise RequestError(Code.BAD_REQUEST, _INVALID)
+        parsed, prompts = read_prompts(body, _generate, syntax="error unmarshaling request body", invalid=_INVALID)
         return Payload(
             prompts=prompts,
             streaming=parsed.stream is True,
