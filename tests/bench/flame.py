@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from html import escape
 from pathlib import Path
 from typing import Final
 
 _PY_SPY: Final = Path(sys.executable).with_name("py-spy")
 _SAMPLES_PER_S: Final = 500
+_NO_XML: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
+_TITLE: Final = re.compile(r'(<text id="title"[^>]*>)[^<]*')
 
 
 def missing() -> str | None:
@@ -20,7 +24,7 @@ def missing() -> str | None:
 
 
 @asynccontextmanager
-async def recorded(pid: int, path: Path) -> AsyncIterator[None]:
+async def recorded(pid: int, path: Path, title: str) -> AsyncIterator[None]:
     """Writes an SVG of what the Python process `pid` did in the meantime to `path`."""
     process = await asyncio.create_subprocess_exec(
         *(_PY_SPY, "record", "--nonblocking", "--function", "--rate", str(_SAMPLES_PER_S)),
@@ -33,3 +37,11 @@ async def recorded(pid: int, path: Path) -> AsyncIterator[None]:
     finally:
         process.send_signal(signal.SIGINT)
         await process.wait()
+        if path.exists():
+            _tidy(path, title)
+
+
+def _tidy(path: Path, title: str) -> None:
+    """py-spy's title is its own command line, and names that it read while they changed hold what no XML may."""
+    drawn = _TITLE.sub(rf"\g<1>{escape(title)}", path.read_text(errors="replace"), count=1)
+    path.write_text(_NO_XML.sub("", drawn))

@@ -119,8 +119,8 @@ class _Run:
         meter = stage.running[column].meter
         async with contextlib.AsyncExitStack() as recording:
             if self._flames is not None and meter is not None and column in PYTHON:
-                path = self._flames / f"{scenario.key}-{column}.svg"
-                await recording.enter_async_context(recorded(meter.pid, path))
+                path, title = self._flames / f"{scenario.key}-{column}.svg", f"{column}: {scenario.title}"
+                await recording.enter_async_context(recorded(meter.pid, path, title))
             return await stage.under_load(column, scenario.load, bodies=scenario.bodies, scale=scale, salt=salt)
 
 
