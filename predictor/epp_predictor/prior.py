@@ -81,8 +81,8 @@ class TermRows:
     """The terms of so many candidates, again and again in the same place. Those that nobody wants may stay 0."""
 
     __slots__ = (
-        *("_above", "_at_least_0", "_effective", "_features", "_squared", "_terms", "_unmatched"),
-        *("_wants_more", "_wants_x_running", "_x_running"),
+        *("_above", "_effective", "_features", "_squared", "_terms", "_unmatched"),
+        *("_wants_above", "_wants_unmatched", "_wants_x_running", "_x_running"),
     )
 
     def __init__(self, wanted: NDArray[np.bool_], candidates: int) -> None:
@@ -90,9 +90,7 @@ class TermRows:
         self._features = self._terms[:COUNT]
         self._terms[COUNT] = 1.0
         self._effective, self._squared, self._x_running, self._above, self._unmatched = self._terms[COUNT + 1 :]
-        self._at_least_0 = self._terms[COUNT + 4 :]
-        self._wants_x_running = bool(wanted[COUNT + 3])
-        self._wants_more = bool(wanted[COUNT + 4 :].any())
+        self._wants_x_running, self._wants_above, self._wants_unmatched = wanted[COUNT + 3 :].tolist()
 
     def fill(self, cleaned: Floats) -> Floats:
         """As `terms`. What was returned before is overwritten."""
@@ -103,10 +101,12 @@ class TermRows:
         np.multiply(effective, effective, out=self._squared)
         if self._wants_x_running:
             np.multiply(effective, cleaned[_RUNNING], out=self._x_running)
-        if self._wants_more:
+        if self._wants_above:
             np.subtract(cleaned[_KV], _KV_IS_SHORT, out=self._above)
+            np.maximum(self._above, _ZERO, out=self._above)
+        if self._wants_unmatched:
             np.subtract(cleaned[_ENCODED], cleaned[_MATCHED], out=self._unmatched)
-            np.maximum(self._at_least_0, _ZERO, out=self._at_least_0)
+            np.maximum(self._unmatched, _ZERO, out=self._unmatched)
         return self._terms
 
 

@@ -37,11 +37,12 @@ async def recorded(pid: int, path: Path, title: str) -> AsyncIterator[None]:
     finally:
         process.send_signal(signal.SIGINT)
         await process.wait()
-        if path.exists():
-            _tidy(path, title)
+        _tidy(path, title)
 
 
 def _tidy(path: Path, title: str) -> None:
     """py-spy's title is its own command line, and names that it read while they changed hold what no XML may."""
+    if not path.exists():
+        return
     drawn = _TITLE.sub(rf"\g<1>{escape(title)}", path.read_text(errors="replace"), count=1)
     path.write_text(_NO_XML.sub("", drawn))

@@ -127,6 +127,7 @@ class Stage:
         with one.awake():
             # Nothing is measured until the server has caught up on what it slept through.
             await _warm_up(self._url(one, bodies))
+            await asyncio.sleep(one.column.settle_s)
             messages, (cpu_s, gateway_s) = await one.messages(), one.cpu_s()
             outcome = await load.run(self._url(one, bodies), self._workdir, scale=scale, salt=salt)
             after_s, gateway_after_s = one.cpu_s()

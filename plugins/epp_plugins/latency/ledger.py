@@ -50,8 +50,11 @@ class Ledger:
 
     def _use(self, by_feature: Floats) -> None:
         self.by_feature = by_feature
-        # The same memory: a number of it is read and written in a fifth of the time.
-        self._cells = by_feature.data.cast("B").cast("d", by_feature.shape)
+        # The same memory, by row of the fleet: a number of it is read and written in a tenth of the time.
+        self._running, self._prefill_tokens, self._decode_tokens = (by_feature[n].data for n in _COUNTED[:3])
+        self._uncached_tokens, self._prefill_requests, self._decode_requests = (
+            by_feature[n].data for n in _COUNTED[3:]
+        )
 
     @property
     def counts(self) -> Floats:
@@ -73,17 +76,17 @@ class Ledger:
     # The row of an endpoint that is gone may be another's by now: nothing is counted for it.
 
     def dispatched(self, charge: Charge) -> None:
-        cells, decoder, prefiller = self._cells, charge.decoder, charge.prefiller
+        decoder, prefiller = charge.decoder, charge.prefiller
         if decoder.alive:
-            cells[_RUNNING, decoder.row] += 1.0
-            cells[_DECODE_TOKENS, decoder.row] += charge.output_tokens
+            self._running[decoder.row] += 1.0
+            self._decode_tokens[decoder.row] += charge.output_tokens
         if prefiller.alive:
             row = prefiller.row
             if prefiller is not decoder:
-                cells[_RUNNING, row] += 1.0
-            cells[_PREFILL_TOKENS, row] += charge.uncached_tokens
-            cells[_UNCACHED_TOKENS, row] += charge.uncached_tokens
-            cells[_PREFILL_REQUESTS, row] += 1.0
+                self._running[row] += 1.0
+            self._prefill_tokens[row] += charge.uncached_tokens
+            self._uncached_tokens[row] += charge.uncached_tokens
+            self._prefill_requests[row] += 1.0
 
     def begins_at(self, charge: Charge, at_s: float, now_s: float) -> None:
         """Nobody will say when its first token comes: `catch_up` takes it to have come at `at_s`."""
@@ -103,16 +106,16 @@ class Ledger:
         if charge.has_begun or charge.is_over:
             return
         charge.has_begun = True
-        cells, decoder, prefiller = self._cells, charge.decoder, charge.prefiller
+        decoder, prefiller = charge.decoder, charge.prefiller
         if decoder.alive:
-            cells[_DECODE_REQUESTS, decoder.row] += 1.0
+            self._decode_requests[decoder.row] += 1.0
         if prefiller.alive:
             row = prefiller.row
-            cells[_UNCACHED_TOKENS, row] -= charge.uncached_tokens
-            cells[_PREFILL_REQUESTS, row] -= 1.0
+            self._uncached_tokens[row] -= charge.uncached_tokens
+            self._prefill_requests[row] -= 1.0
             if prefiller is not decoder:
-                cells[_RUNNING, row] -= 1.0
-                cells[_PREFILL_TOKENS, row] -= charge.uncached_tokens
+                self._running[row] -= 1.0
+                self._prefill_tokens[row] -= charge.uncached_tokens
 
     def ended(self, charge: Charge) -> None:
         """However. Again: nothing happens."""
@@ -122,9 +125,9 @@ class Ledger:
         charge.is_over = True
         decoder = charge.decoder
         if decoder.alive:
-            cells, row = self._cells, decoder.row
-            cells[_RUNNING, row] -= 1.0
-            cells[_DECODE_TOKENS, row] -= charge.output_tokens
-            cells[_DECODE_REQUESTS, row] -= 1.0
+            row = decoder.row
+            self._running[row] -= 1.0
+            self._decode_tokens[row] -= charge.output_tokens
+            self._decode_requests[row] -= 1.0
             if charge.prefiller is decoder:
-                cells[_PREFILL_TOKENS, row] -= charge.uncached_tokens
+                self._prefill_tokens[row] -= charge.uncached_tokens
