@@ -14,7 +14,7 @@ from epp_plugins.parsers.prompts import KEPT_BYTES
 
 LONG_BODY_BYTES: Final = 2 * KEPT_BYTES
 """Of shorter ones nothing is cut."""
-# What remains of texts: twice what is kept of prompts, since an escape is longer than what it stands for.
+# What remains of such texts: twice what is kept of prompts, since an escape is longer than what it stands for.
 _LEFT_BYTES: Final = 2 * KEPT_BYTES
 # And this much of each beyond.
 _LEAST_BYTES: Final = 4096
@@ -46,14 +46,18 @@ def cut(body: bytes) -> tuple[bytes, int]:
         start, end = text.start() + 1, text.end() - 1
         if body.endswith(_TOO_MANY_BACKSLASHES, start, end):
             break  # nobody knows whether the text is over
-        room = max(left, _LEAST_BYTES)
-        left -= end - start
-        if end - start <= room or _WIDE.search(body, start, end) is None or body[end + 1 : end + 2] == b":":
+        size, room = end - start, max(left, _LEAST_BYTES)
+        is_wide = size <= _LEAST_BYTES or _WIDE.search(body, start, end) is not None
+        if not is_wide or body[end + 1 : end + 2] == b":":
+            continue
+        if size <= room:
+            left -= size
             continue
         place = start + room
         found = _END.match(body[place - _LEAST_BYTES : place])
         if found is None or not found.end():
-            continue
+            continue  # such as the data of an image
+        left = 0
         place += found.end() - _LEAST_BYTES
         pieces.append(view[copied:place])
         copied = end

@@ -77,6 +77,14 @@ def test_long_texts_of_plain_characters_stay_whole_beside_others() -> None:
     assert json.loads(short)["messages"][1]["content"] == image
 
 
+@pytest.mark.parametrize("data", ["QUJD" * 3 * KEPT_BYTES, "QUJ/" * 3 * KEPT_BYTES], ids=["plain", "escaped"])
+def test_an_image_takes_no_room_from_the_texts_behind_it(data: str) -> None:
+    body = chat(f"data:image/png;base64,{data}", of_bytes(LINES, 100_000)).replace(b"/", rb"\/")
+    assert is_long(body)
+
+    assert cut(body) == (body, 0)
+
+
 def test_a_text_without_a_place_to_cut_stays_whole() -> None:
     body = chat("\n" * LONG_BODY_BYTES)
 
