@@ -17,6 +17,7 @@ from tests.support.accounts import METRICS_RULES, account_kubeconfig, make_accou
 from tests.support.chart_cases import gie
 from tests.support.charts import Case, render
 from tests.support.control_plane import OFFICIAL_CRDS, ControlPlane
+from tests.support.logs import log_records
 from tests.support.manifests import MANIFESTS
 from tests.support.stack import Epp, eventually, start_epp
 from tests.support.tools import HELM, ToolMissingError, find
@@ -107,8 +108,8 @@ async def metrics_status(epp: Epp, token: str) -> int:
 
 def complaints(epp: Epp) -> str:
     """Everything that the log says is missing."""
-    lines = (json.loads(line) for line in epp.child.stderr_path.read_text().splitlines() if line.startswith("{"))
-    return "\n".join(text for line in lines if "what is missing is" in (text := json.dumps(line, ensure_ascii=False)))
+    texts = [json.dumps(record, ensure_ascii=False) for record in log_records(epp.child.stderr_path)]
+    return "\n".join(text for text in texts if "what is missing is" in text)
 
 
 async def test_with_the_rights_of_the_manifests_nothing_is_missing(

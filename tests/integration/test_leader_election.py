@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import signal
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -19,6 +18,7 @@ from tests.support.accounts import LEASE_RULES, account_kubeconfig
 from tests.support.control_plane import OFFICIAL_CRDS, ControlPlane
 from tests.support.health import check
 from tests.support.kube_api import ApiError
+from tests.support.logs import log_records
 from tests.support.stack import Epp, eventually, start_epp
 
 DEADLINE_S = 90.0  # a lease runs out in 15 s; a loaded machine adds to everything
@@ -237,8 +237,7 @@ async def test_without_the_right_to_leases_the_log_says_which_rule_is_missing(
         replica = await several.start("first")
 
         async def complaints() -> list[str]:
-            lines = replica.child.stderr_path.read_text().splitlines()
-            messages = [json.loads(line)["msg"] for line in lines if line.startswith("{")]
+            messages = [record["msg"] for record in log_records(replica.child.stderr_path)]
             return [m for m in messages if "cannot be read or renewed" in m]
 
         found = await eventually(complaints, bool, deadline_s=DEADLINE_S)

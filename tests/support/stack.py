@@ -18,6 +18,7 @@ from epp.demo.envoy import Envoy, start_envoy
 from epp.demo.processes import Child, Children, wait_until
 from epp.envoy.bootstrap import bootstrap
 from epp.envoy.options import BootstrapOptions
+from tests.support.logs import log_records
 
 
 class Epp(msgspec.Struct):
@@ -60,9 +61,7 @@ class Epp(msgspec.Struct):
 
     def log(self, message: str = "request") -> list[dict[str, Any]]:
         """The log lines with this message so far."""
-        lines = self.child.stderr_path.read_text().splitlines()
-        records = [json.loads(line) for line in lines if line.startswith("{")]
-        return [r for r in records if r["msg"] == message]
+        return [r for r in log_records(self.child.stderr_path) if r["msg"] == message]
 
     async def logged(self, request_id: str) -> dict[str, Any]:
         """The line about one request, once it is there."""
@@ -118,11 +117,7 @@ async def start_epp(
     )
 
     async def ready() -> dict[str, Any] | None:
-        for line in child.stderr_path.read_text().splitlines():
-            if '"msg":"serving"' in line:
-                record: dict[str, Any] = json.loads(line)
-                return record
-        return None
+        return next((record for record in log_records(child.stderr_path) if record["msg"] == "serving"), None)
 
     said = await wait_until(child, ready, what="said that it serves", deadline_s=20)
     return Epp(
