@@ -24,7 +24,6 @@ _LONE_SURROGATE: Final = re.compile(
 )
 _MALFORMED: Final = "JSON is malformed: "
 
-T = TypeVar("T", bound=msgspec.Struct)
 P = TypeVar("P", bound="PromptsBody")
 B = TypeVar("B", bound="JsonBody")
 
@@ -82,7 +81,7 @@ def read_prompts(
 ) -> tuple[P, tuple[Prompt, ...]]:
     """`body` as a struct, and its prompts, of which there is one at least; errors as `read_json` has them."""
     left_out_bytes = 0
-    if is_long(body) and _is_object(body):
+    if is_long(body) and _problem(body) is None:
         body, left_out_bytes = cut(body)
     parsed = _decode(body, decoder, syntax=syntax, invalid=invalid)
     try:
@@ -94,21 +93,14 @@ def read_prompts(
     return parsed, lengthened(prompts, left_out_bytes) if left_out_bytes else prompts
 
 
-def _is_object(body: bytes) -> bool:
-    try:
-        _any_object.decode(body)
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        return False
-    return True
-
-
-def _decode(body: bytes, decoder: msgspec.json.Decoder[T], *, syntax: str, invalid: str) -> T:
+def _decode(body: bytes, decoder: msgspec.json.Decoder[P], *, syntax: str, invalid: str) -> P:
     try:
         return decoder.decode(body)
     except (msgspec.MsgspecError, ValueError, RecursionError):
         pass
     body = _repair(body)
-    _check_syntax(body, syntax)
+    if (problem := _problem(body)) is not None:
+        raise RequestError(Code.BAD_REQUEST, f"{syntax}: {problem}")
     try:
         return decoder.decode(body)
     except (msgspec.MsgspecError, ValueError, RecursionError):
@@ -129,16 +121,15 @@ def _repair(body: bytes) -> bytes:
     return _LONE_SURROGATE.sub(rb"\\ufffd", body.decode(errors="replace").encode())
 
 
-def _check_syntax(body: bytes, syntax: str) -> None:
+def _problem(body: bytes) -> str | None:
+    """Why `body` is no JSON object; None: it is one."""
     try:
         _any_object.decode(body)
     except RecursionError:
-        detail = "nested too deeply"
+        return "nested too deeply"
     except (msgspec.MsgspecError, ValueError) as error:
-        detail = _detail(str(error))
-    else:
-        return
-    raise RequestError(Code.BAD_REQUEST, f"{syntax}: {detail}")
+        return _detail(str(error))
+    return None
 
 
 def _detail(text: str) -> str:
@@ -149,7 +140,7 @@ def _detail(text: str) -> str:
     return (text[:1].lower() + text[1:]).replace("`", "")
 
 
-def _blame(body: bytes, decoder: msgspec.json.Decoder[T], invalid: str) -> NoReturn:
+def _blame(body: bytes, decoder: msgspec.json.Decoder[P], invalid: str) -> NoReturn:
     """Blame the model name when all else is well: the order in which the Go EPP checks."""
     try:
         decoder.decode(replace_model(body, ""))
