@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from tests.support.process_tree import family
+
 _PROC: Final = Path("/proc")
 _CPUCLOCK_SCHED: Final = 2
 
@@ -22,12 +24,12 @@ class Meter:
 
     def cpu_s(self) -> float:
         """User and system time so far, in seconds, of living processes and of all the threads they ever had."""
-        return sum(map(_cpu_s, _family(self.pid)))
+        return sum(map(_cpu_s, family(self.pid)))
 
     def rss_mib(self) -> float:
         """Resident memory, in MiB; pages that children share with their parent count for each."""
         pages = 0
-        for pid in _family(self.pid):
+        for pid in family(self.pid):
             with contextlib.suppress(OSError):
                 pages += int((_PROC / str(pid) / "statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
@@ -38,23 +40,6 @@ class Meter:
 
     def resume(self) -> None:
         os.killpg(self.pid, signal.SIGCONT)
-
-
-def _family(pid: int) -> list[int]:
-    """The process and all that descend from it."""
-    found = [pid]
-    for parent in found:
-        for task in _tasks(parent):
-            with contextlib.suppress(OSError):
-                found += map(int, (task / "children").read_text().split())
-    return found
-
-
-def _tasks(pid: int) -> list[Path]:
-    try:
-        return list((_PROC / str(pid) / "task").iterdir())
-    except OSError:
-        return []
 
 
 def _cpu_s(pid: int) -> float:

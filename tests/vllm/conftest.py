@@ -9,12 +9,14 @@ import signal
 import socket
 import subprocess
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
 import pytest
+
+from tests.support.process_tree import children, family
 
 HERE: Final = Path(__file__).parent
 MODEL: Final = HERE / "models" / "tiny"
@@ -62,16 +64,7 @@ class Vllm:
 
     def pids(self, number: int) -> list[int]:
         """The processes of one server, that which listens first."""
-        parents = {}
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                with suppress(OSError, IndexError, ValueError):
-                    parents[int(entry.name)] = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
-        children = sorted(pid for pid, parent in parents.items() if parent == self.process.pid)
-        found = [children[number]]
-        for pid in found:
-            found += [child for child, parent in parents.items() if parent == pid]
-        return found
+        return family(sorted(children(self.process.pid))[number])
 
     def log_tail(self) -> str:
         texts = [path.read_text(errors="replace")[-2000:] for path in sorted(self._logs.glob("*.log"))]
