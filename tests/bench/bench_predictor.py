@@ -20,7 +20,7 @@ import numpy as np
 
 from epp_predictor import Predictor, ProcessSettings, Snapshot, TrainerSettings, TrainingProcess, codec
 from epp_predictor.features import COLUMN, new_features
-from epp_predictor.samples import ENDPOINT, FIRST_FEATURE, OBSERVED, TIME, WIDTH
+from epp_predictor.samples import TIME
 from epp_predictor.trainer import Trainer
 from tests.bench.loop_lag import lag_ms
 from tests.support.latency_world import draw
@@ -31,12 +31,8 @@ LAG_S: Final = 15.0
 
 
 def rows(count: int, seed: int) -> np.ndarray:
-    requests = draw(count, np.random.default_rng(seed))
-    made = np.zeros((count, WIDTH))
+    made = draw(count, np.random.default_rng(seed)).samples()
     made[:, TIME] = time.time() - 0.01 * np.arange(count)[::-1]
-    made[:, ENDPOINT] = requests.endpoints
-    made[:, OBSERVED["ttft"]], made[:, OBSERVED["tpot"]] = requests.ttft_ms, requests.tpot_ms
-    made[:, FIRST_FEATURE:] = requests.features
     return made
 
 

@@ -9,9 +9,9 @@ import numpy as np
 from epp.api import Floats, Nowhere, Training, TrainingStatus
 from epp_predictor import codec
 from epp_predictor.fitting import Recipe
-from epp_predictor.samples import ENDPOINT, FIRST_FEATURE, OBSERVED, TIME, WIDTH
+from epp_predictor.samples import OBSERVED, TIME
 from epp_predictor.trainer import Trainer, TrainerSettings
-from tests.support.latency_world import Requests, draw
+from tests.support.latency_world import draw
 
 _KEPT = 1000
 
@@ -23,21 +23,13 @@ def model(*, trees: int = 10) -> bytes:
     chance = np.random.default_rng(0)
     busy = draw(1400, chance, endpoints=4)
     resting = draw(100, chance, endpoints=4, load=0.0, oldest_s=2.0)
-    rows = np.vstack([_samples(busy), _samples(resting)])
+    rows = np.vstack([busy.samples(), resting.samples()])
     rows[:, TIME] = 0.01 * chance.permutation(len(rows))
     trainer = Trainer(TrainerSettings(recipe=Recipe(trees=trees)))
     trainer.add(rows, 15.0)
     snapshot = trainer.train(15.0).snapshot
     assert snapshot is not None
     return codec.encode(snapshot)
-
-
-def _samples(requests: Requests) -> Floats:
-    rows = np.zeros((len(requests.features), WIDTH))
-    rows[:, ENDPOINT] = requests.endpoints
-    rows[:, OBSERVED["ttft"]], rows[:, OBSERVED["tpot"]] = requests.ttft_ms, requests.tpot_ms
-    rows[:, FIRST_FEATURE:] = requests.features
-    return rows
 
 
 class Taught:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from epp_predictor.features import COLUMN, Floats, new_features
+from epp_predictor.samples import ENDPOINT, FIRST_FEATURE, OBSERVED, WIDTH
 
 TTFT_NOISE: Final = 0.13
 TPOT_NOISE: Final = 0.08
@@ -27,6 +28,14 @@ class Requests:
     tpot_ms: Floats
     true_ttft_ms: Floats
     true_tpot_ms: Floats
+
+    def samples(self) -> Floats:
+        """As rows to learn from, all of them of time 0."""
+        rows = np.zeros((len(self.features), WIDTH))
+        rows[:, ENDPOINT] = self.endpoints
+        rows[:, OBSERVED["ttft"]], rows[:, OBSERVED["tpot"]] = self.ttft_ms, self.tpot_ms
+        rows[:, FIRST_FEATURE:] = self.features
+        return rows
 
 
 def draw(

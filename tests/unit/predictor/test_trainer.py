@@ -10,7 +10,7 @@ import pytest
 from epp_predictor import Predictor, Snapshot
 from epp_predictor.features import COLUMN, Floats
 from epp_predictor.fitting import Recipe
-from epp_predictor.samples import CENSORED, ENDPOINT, FIRST_FEATURE, OBSERVED, TIME, WIDTH, sound
+from epp_predictor.samples import CENSORED, ENDPOINT, FIRST_FEATURE, OBSERVED, TIME, sound
 from epp_predictor.trainer import Trainer, TrainerSettings, Training
 from tests.support.latency_world import Requests, draw
 
@@ -19,11 +19,8 @@ TTFT, TPOT = OBSERVED["ttft"], OBSERVED["tpot"]
 
 
 def as_rows(requests: Requests, *, start_s: float = 0.0, step_s: float = 0.01) -> Floats:
-    rows = np.zeros((len(requests.endpoints), WIDTH))
+    rows = requests.samples()
     rows[:, TIME] = start_s + step_s * np.arange(len(rows))
-    rows[:, ENDPOINT] = requests.endpoints
-    rows[:, TTFT], rows[:, TPOT] = requests.ttft_ms, requests.tpot_ms
-    rows[:, FIRST_FEATURE:] = requests.features
     return rows
 
 
