@@ -114,7 +114,11 @@ COLUMNS: Final = (
     Column("echo-aio", "grpc.aio echo", _echo("aio"), is_epp=False),
     Column("epp-lean", "epp lean", _full("lean"), is_epp=True, missing=_lean_missing),
     Column(
-        *("epp-predict", "epp lean, predicting", _predicting, True, frozenset(("closed-16", "stream-64"))),
+        "epp-predict",
+        "epp lean, predicting",
+        _predicting,
+        is_epp=True,
+        only=frozenset(("closed-16", "stream-64")),
         settle_s=1.2,  # until it has read metrics again: its model has seen none as old as its sleep
     ),
     Column("epp-grpcio", "epp grpcio", _full("grpcio"), is_epp=True),

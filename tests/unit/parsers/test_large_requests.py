@@ -1,7 +1,6 @@
 """A large request is in memory once as it came, and once as its texts or as what replaces it: never three times."""
 
 import json
-import tracemalloc
 from collections.abc import Callable
 
 import pytest
@@ -9,6 +8,7 @@ import pytest
 from epp_plugins.parsers.json_model import replace_model
 from epp_plugins.parsers.openai_parser import read_chat
 from epp_plugins.parsers.prompts import KEPT_BYTES
+from tests.support.memory import traced_peak_bytes
 
 TEXT = "hello world, " * 5_000
 BODY = json.dumps({"model": "m", "messages": [{"role": "user", "content": TEXT}] * 300}).encode()
@@ -21,12 +21,7 @@ def rename(body: bytes) -> bytes:
 
 @pytest.mark.parametrize("act", [read_chat, rename], ids=["read", "rename"])
 def test_what_a_body_takes_besides_itself_is_as_much_again(act: Callable[[bytes], object]) -> None:
-    tracemalloc.start()
-    try:
-        act(BODY)
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
+    peak = traced_peak_bytes(lambda: act(BODY))
 
     # Of the texts that are compared, KEPT_BYTES are there twice: as pieces and joined.
     assert peak < len(BODY) + 2.5 * KEPT_BYTES

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import tracemalloc
+from collections.abc import Sequence
 
 import msgspec
 import pytest
@@ -13,6 +13,7 @@ from epp_plugins.parsers.long_texts import LONG_BODY_BYTES, cut, is_long
 from epp_plugins.parsers.openai_parser import read_chat
 from epp_plugins.parsers.prompts import KEPT_BYTES
 from epp_plugins.parsers.sglanghttp_parser import SglangHttpParser
+from tests.support.memory import traced_peak_bytes
 from tests.support.parsing import parse
 
 LINES = 'a line of words and a quote " and a \\.\n'
@@ -23,6 +24,13 @@ PLAIN = "plain words and nothing else. "
 def chat(*texts: str, ascii_only: bool = True) -> bytes:
     messages = [{"role": "user", "content": text} for text in texts]
     return json.dumps({"model": "m", "messages": messages, "stream": True}, ensure_ascii=ascii_only).encode()
+
+
+def beginnings(short: bytes, texts: Sequence[str]) -> list[str]:
+    """What `short` has kept of `texts`."""
+    kept = [message["content"] for message in msgspec.json.decode(short)["messages"]]
+    assert all(whole.startswith(beginning) for whole, beginning in zip(texts, kept, strict=True))
+    return kept
 
 
 def of_bytes(text: str, size: int) -> str:
@@ -37,8 +45,7 @@ def test_what_remains_is_the_beginning_of_each_text(text: str, ascii_only: bool)
 
     short, left_out = cut(body)
 
-    kept = [message["content"] for message in json.loads(short)["messages"]]
-    assert all(whole.startswith(beginning) for whole, beginning in zip(texts, kept, strict=True))
+    kept = beginnings(short, texts)
     assert kept[0] == texts[0]
     assert kept[3] == texts[3]
     assert min(map(len, kept[1:3])) > 100
@@ -64,8 +71,7 @@ def test_quotes_behind_backslashes_end_a_text_or_do_not(backslashes: int) -> Non
 
         short, left_out = cut(body)
 
-        kept = [message["content"] for message in json.loads(short)["messages"]]
-        assert all(whole.startswith(beginning) for whole, beginning in zip(texts, kept, strict=True))
+        beginnings(short, texts)
         assert (left_out > 0) == (len(short) < len(body))
         assert left_out or backslashes > 3  # more than seven in JSON: it is left as it is
 
@@ -123,14 +129,8 @@ def test_a_long_body_that_is_broken_behind_what_is_kept_is_refused() -> None:
 @pytest.mark.parametrize("text", [LINES, WIDE])
 def test_texts_take_a_few_megabytes_however_long(text: str, ascii_only: bool) -> None:
     body = chat(of_bytes(text, 24 * KEPT_BYTES), ascii_only=ascii_only)
-    tracemalloc.start()
-    try:
-        read_chat(body)
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
 
-    assert peak < len(body)
+    assert traced_peak_bytes(lambda: read_chat(body)) < len(body)
 
 
 def test_valid_json_remains_valid_wherever_it_is_cut() -> None:
@@ -138,6 +138,5 @@ def test_valid_json_remains_valid_wherever_it_is_cut() -> None:
         text = "x" * shift + of_bytes(WIDE + LINES, LONG_BODY_BYTES)
         for ascii_only in (True, False):
             short, left_out = cut(chat(text, ascii_only=ascii_only))
-            content = msgspec.json.decode(short)["messages"][0]["content"]
             assert left_out
-            assert text.startswith(content)
+            beginnings(short, [text])
