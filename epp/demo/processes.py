@@ -13,7 +13,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -194,17 +193,6 @@ async def wait_for_http(child: Child, url: str, *, deadline_s: float) -> None:
                 return None
 
         await wait_until(child, probe, what=f"answered 200 on {url}", deadline_s=deadline_s)
-
-
-def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on at this moment.
-
-    Somebody else may take it before you do; where a program can listen on port 0 and say which it got, prefer that.
-    """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _tail(path: Path) -> str:

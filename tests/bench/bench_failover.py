@@ -20,10 +20,11 @@ from pathlib import Path
 
 import grpc
 
-from epp.demo.processes import Child, Children, free_port
+from epp.demo.processes import Child, Children
 from epp.server.gen import health_pb2 as health
 from tests.support import tools
 from tests.support.control_plane import OFFICIAL_CRDS, ControlPlane
+from tests.support.ports import free_port
 
 POOL = """
 apiVersion: inference.networking.k8s.io/v1

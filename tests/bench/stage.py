@@ -19,11 +19,12 @@ from typing import Final
 import aiohttp
 
 from epp.demo.envoy import Envoy, start_envoy
-from epp.demo.processes import Child, ChildError, Children, free_port, wait_for_tcp, wait_until
+from epp.demo.processes import Child, ChildError, Children, wait_for_tcp, wait_until
 from tests.bench.columns import Column, Place
 from tests.bench.gateway import asking, bare
 from tests.bench.load import PATH, Load
 from tests.bench.process import Meter
+from tests.support.ports import free_port
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 VLLM_PAGE: Final = ROOT / "tests" / "fixtures" / "metrics" / "vllm-0.32-loaded.txt"

@@ -20,9 +20,10 @@ import yaml
 
 from epp.app import Service, load_config
 from epp.cli.options import parse
-from epp.demo.processes import Child, Children, free_port, wait_for_tcp
+from epp.demo.processes import Child, Children, wait_for_tcp
 from tests.differential.fleet import FakeFleet
 from tests.differential.talk import Ask, Outcome, ask_one
+from tests.support.ports import free_port
 
 _CHANNEL: Final = [("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
 

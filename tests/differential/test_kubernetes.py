@@ -12,7 +12,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from epp.demo.processes import Children, free_port
+from epp.demo.processes import Children
 from epp.discovery.kubernetes.discovery import Wanted
 from epp.server.health import EXT_PROC_SERVICE, READINESS
 from tests.bench.go_epp import HOW_TO_GET, find_go_epp
@@ -21,6 +21,7 @@ from tests.support.health import check
 from tests.support.kube_api import KubeApi
 from tests.support.kube_discovery import Running, running
 from tests.support.kube_objects import make_pool
+from tests.support.ports import free_port
 from tests.support.stack import Epp, eventually, start_epp
 
 POOL = "inference.networking.k8s.io/v1", "InferencePool"

@@ -14,6 +14,7 @@ from epp.demo.model import ensure_model
 from epp.demo.processes import Children
 from epp.sim import SimConfig, SimServer, StepCost
 from tests.support.cluster import Cluster, NoClusterError
+from tests.support.ports import free_port
 from tests.support.tools import ToolMissingError
 
 LLAMA_MODEL = "llm-epp-demo"
@@ -54,7 +55,7 @@ async def llama(tmp_path_factory: pytest.TempPathFactory, llama_model: Path) -> 
 @pytest_asyncio.fixture(loop_scope="session")
 async def sims() -> AsyncIterator[list[SimServer]]:
     """Three simulated servers, fast and empty."""
-    servers = [SimServer(SimConfig(name=f"sim-{i}", cost=StepCost(speed=20))) for i in range(3)]
+    servers = [SimServer(SimConfig(name=f"sim-{i}", port=free_port(), cost=StepCost(speed=20))) for i in range(3)]
     for server in servers:
         await server.start()
     yield servers

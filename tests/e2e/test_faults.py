@@ -14,10 +14,11 @@ import grpc
 import pytest
 
 from epp.demo.llamacpp import start_llamacpp
-from epp.demo.processes import Children, free_port, wait_for_http
+from epp.demo.processes import Children, wait_for_http
 from epp.server.gen import health_pb2
 from epp.sim import SimConfig, SimServer
 from tests.e2e.conftest import LLAMA_MODEL
+from tests.support.ports import free_port
 from tests.support.stack import Epp, eventually, start_epp, start_stack
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session")]

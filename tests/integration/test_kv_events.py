@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 from array import array
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -40,6 +39,7 @@ from tests.support.kv_engine import CLEARED, FakeEngine, removed, stored
 from tests.support.loopback import loopback_options
 from tests.support.outside import handle_with
 from tests.support.plugins import make_plugin
+from tests.support.ports import free_port
 from tests.support.service import make_director
 
 NAME = "precise-prefix-cache-producer"
@@ -345,9 +345,7 @@ async def test_known_ports_are_the_ranks(world: World, stack: AsyncExitStack) ->
 
 
 async def test_engines_that_connect_are_told_apart_by_their_topics(world: World) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     events = {"zmqEndpoint": f"tcp://127.0.0.1:{port}", "discoverPods": False, "topicFilter": "kv@"}
     bench = Bench(world, kvEventsConfig=events)
     one, other = bench.add("10.0.0.1:8000"), bench.add("10.0.0.2:8000")

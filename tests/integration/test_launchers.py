@@ -17,9 +17,10 @@ import pytest
 from epp.demo.envoy import EnvoyConfigError, EnvoyMissingError, find_envoy, start_envoy, validate
 from epp.demo.llamacpp import LlamaServer, start_llamacpp
 from epp.demo.model import ensure_model
-from epp.demo.processes import Child, ChildError, Children, free_port, wait_for_http, wait_for_tcp, wait_until
+from epp.demo.processes import Child, ChildError, Children, wait_for_http, wait_for_tcp, wait_until
 from epp.demo.vocabulary import WORDS
 from epp.envoy import BodyMode, BootstrapOptions, RoundRobinOptions, Upstream, bootstrap, round_robin_bootstrap
+from tests.support.ports import free_port
 
 EPP = "127.0.0.1:9002"
 ENDPOINTS = ("127.0.0.1:8001", "[::1]:8002")

@@ -12,13 +12,14 @@ from typing import Any
 import aiohttp
 import pytest
 
-from epp.demo.processes import Children, free_port
+from epp.demo.processes import Children
 from tests.support import tools
 from tests.support.accounts import LEASE_RULES, account_kubeconfig
 from tests.support.control_plane import OFFICIAL_CRDS, ControlPlane
 from tests.support.health import check
 from tests.support.kube_api import ApiError
 from tests.support.logs import log_records
+from tests.support.ports import free_port
 from tests.support.stack import Epp, eventually, start_epp
 
 DEADLINE_S = 90.0  # a lease runs out in 15 s; a loaded machine adds to everything

@@ -14,6 +14,7 @@ from aiohttp import web
 
 from epp.api import Dialogue, OutsideError
 from epp.outside import World
+from tests.support.ports import free_port
 
 
 class Listener:
@@ -52,9 +53,10 @@ def publishing() -> object:
     context = zmq.Context()
     socket = context.socket(zmq.XPUB)  # tells of its subscribers, so that a test need not guess when they are there
     socket.sndhwm = 0  # drops nothing
-    port = socket.bind_to_random_port("tcp://127.0.0.1")
+    address = f"tcp://127.0.0.1:{free_port()}"
+    socket.bind(address)
     try:
-        yield socket, f"tcp://127.0.0.1:{port}"
+        yield socket, address
     finally:
         context.destroy(linger=0)
 

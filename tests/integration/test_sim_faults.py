@@ -9,6 +9,7 @@ import aiohttp
 import pytest
 
 from epp.sim import SimConfig, SimServer, StepCost
+from tests.support.ports import free_port
 
 BODY = {"prompt": "hello", "max_tokens": 6}
 ENDLESS = {"prompt": "hello", "max_tokens": 100_000, "stream": True}
@@ -16,7 +17,7 @@ ENDLESS = {"prompt": "hello", "max_tokens": 100_000, "stream": True}
 
 @pytest.fixture
 async def server() -> AsyncIterator[SimServer]:
-    async with SimServer(SimConfig(cost=StepCost(speed=20))) as server:
+    async with SimServer(SimConfig(port=free_port(), cost=StepCost(speed=20))) as server:
         yield server
 
 

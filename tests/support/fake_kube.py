@@ -14,6 +14,8 @@ from typing import Any
 import yaml
 from aiohttp import web
 
+from tests.support.ports import free_port
+
 Obj = dict[str, Any]
 
 KINDS = {"widgets": "Widget"}  # of collections that are asked for by the name of their kind
@@ -74,7 +76,7 @@ class FakeKube:
         self._snapshots: dict[str, tuple[int, list[Obj]]] = {}
         self._watchers: list[Watcher] = []
         self._runner: web.AppRunner | None = None
-        self.port = 0
+        self.port = free_port()
 
     # --- what is there -----------------------------------------------------------------------------------------------
 
@@ -156,7 +158,6 @@ class FakeKube:
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=0.1)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", self.port).start()
-        self.port = self._runner.addresses[0][1]
 
     async def stop(self) -> None:
         """Nobody listens any more; `start` again gives the same port."""

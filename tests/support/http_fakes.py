@@ -9,6 +9,8 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeAlias
 
+from tests.support.ports import free_port
+
 # Answers one request; false ends the connection.
 Behaviour: TypeAlias = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[bool]]
 
@@ -66,7 +68,7 @@ class FakeServer:
 
     def __init__(self, behaviour: Behaviour) -> None:
         self.behaviour = behaviour
-        self.port = 0
+        self.port = free_port()
         self.requests: list[bytes] = []
         self.accepted = 0
         self._tls: ssl.SSLContext | None = None
@@ -78,9 +80,8 @@ class FakeServer:
         return len(self._tasks)
 
     async def start(self, *, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> None:
-        """On a free port the first time, on the same port again after `stop`."""
+        """Always on the same port."""
         self._server = await asyncio.start_server(self._serve, host, self.port, ssl=tls)
-        self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
         """Vanish: the port is closed and so are all connections."""

@@ -17,6 +17,8 @@ import zmq
 import zmq.asyncio
 from aiohttp import web
 
+from tests.support.ports import free_port
+
 _END = (-1).to_bytes(8, "big", signed=True)
 
 
@@ -43,7 +45,7 @@ class FakeEngine:
 
     async def __aenter__(self) -> FakeEngine:
         for rank in range(len(self.numbers)):
-            self._open(rank, 0, 0)
+            self._open(rank, free_port(), free_port())
         app = web.Application()
         app.router.add_get("/kv_event_sources", self._sources)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
@@ -105,7 +107,7 @@ class FakeEngine:
             self._ahead_s += 1.0
         ports, self._ports = self._ports, []
         for rank, (events, replay) in enumerate(ports):
-            self._open(rank, *((0, 0) if elsewhere else (events, replay)))
+            self._open(rank, *((free_port(), free_port()) if elsewhere else (events, replay)))
 
     # --- sockets -----------------------------------------------------------------------------------------------------
 
@@ -116,7 +118,9 @@ class FakeEngine:
         router.sndhwm = 0
         self._publishers.append(publisher)
         self._routers.append(router)
-        self._ports.append((_bind(publisher, events_port), _bind(router, replay_port)))
+        _bind(publisher, events_port)
+        _bind(router, replay_port)
+        self._ports.append((events_port, replay_port))
         self._tasks.append(asyncio.create_task(self._count(publisher, rank)))
         self._tasks.append(asyncio.create_task(self._replay(router, rank)))
 
@@ -176,13 +180,11 @@ def _hash(tokens: Sequence[int]) -> int:
     return hash(tuple(tokens)) & ((1 << 64) - 1)
 
 
-def _bind(socket: zmq.asyncio.Socket, port: int) -> int:
-    if not port:
-        return int(socket.bind_to_random_port("tcp://127.0.0.1"))
+def _bind(socket: zmq.asyncio.Socket, port: int) -> None:
     deadline = time.monotonic() + 10
     while True:
         with contextlib.suppress(zmq.ZMQError):
             socket.bind(f"tcp://127.0.0.1:{port}")
-            return port
+            return
         if time.monotonic() > deadline:
             raise TimeoutError(f"port {port} does not become free")

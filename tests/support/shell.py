@@ -11,7 +11,6 @@ import os
 import re
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,12 +21,12 @@ from typing import Final
 
 from epp.cli.main import main as epp
 from tests.support.pages import Command
+from tests.support.ports import free_ports
 
 DEADLINE_S: Final = 200.0  # for a server to be ready, and for a command
 SEEN_WITHIN_S: Final = 5.0  # for what a page shows to come about
 
 _PAGE_PORTS: Final = ("8000", "8001", "8002", "8081", "9002", "9003", "9090", "19000")
-_IN_A_ROW: Final = 3  # 8000 to 8002: `epp sim --count 3 --port 8000`
 _PORT: Final = re.compile(rf"(?<![\w.])({'|'.join(_PAGE_PORTS)})(?!\w)")
 _ELSEWHERE: Final = re.compile(r"\b10\.0\.0\.(\d+)\b")
 _SERVERS: Final = ("epp run", "epp sim", "python -m epp.sim", "envoy")
@@ -48,7 +47,7 @@ class Shell:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._ports = dict(zip(_PAGE_PORTS, map(str, _free_ports(len(_PAGE_PORTS))), strict=True))
+        self._ports = dict(zip(_PAGE_PORTS, map(str, free_ports(len(_PAGE_PORTS))), strict=True))
         self._servers: dict[str, subprocess.Popen[bytes]] = {}
         self._environ = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
@@ -156,25 +155,6 @@ def _answers(url: str) -> bool:
             return bool(response.status == 200)
     except OSError:
         return False
-
-
-def _free_ports(count: int) -> list[int]:
-    """The first few one after the other."""
-    while True:
-        with contextlib.ExitStack() as held:
-            first = _bound(held, 0)
-            try:
-                ports = [first, *(_bound(held, first + i) for i in range(1, _IN_A_ROW))]
-            except (OSError, OverflowError):
-                continue
-            return [*ports, *(_bound(held, 0) for _ in range(count - _IN_A_ROW))]
-
-
-def _bound(held: contextlib.ExitStack, port: int) -> int:
-    taken = held.enter_context(socket.socket())
-    taken.bind(("127.0.0.1", port))
-    bound: int = taken.getsockname()[1]
-    return bound
 
 
 # --- what a page shows ---------------------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -16,6 +15,7 @@ from typing import Any, Final
 import aiohttp
 import pytest
 
+from tests.support.ports import free_ports
 from tests.support.process_tree import children, family
 
 HERE: Final = Path(__file__).parent
@@ -95,7 +95,7 @@ async def vllm(
 
     `adapters` are names of LoRA adapters with random weights. Each server's cache has `blocks`, a request `max_tokens`.
     """
-    first = first_port or free_ports(count)
+    first = first_port or free_ports(count)[0]
     arguments = {
         "--model": str(model),
         "--max-model-len": str(max_tokens),
@@ -145,23 +145,3 @@ def _launch(
         environment["PYTHONHASHSEED"] = seed
     with (folder / "launcher.log").open("ab") as log:
         return subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
-
-
-def free_ports(count: int) -> int:
-    """The first of `count` neighbouring ports that are free."""
-    for _ in range(100):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            first: int = probe.getsockname()[1]
-        if first + count < 65_536 and all(_is_free(first + i) for i in range(count)):
-            return first
-    raise RuntimeError(f"no {count} neighbouring ports are free")
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
