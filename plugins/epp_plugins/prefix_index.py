@@ -1,10 +1,10 @@
 """Which endpoint is believed to hold which blocks of which prompts. No I/O, no clock; knows rows, not endpoints.
 
-A prompt is a chain of block hashes: each covers its block and all before it, so one equal hash means an equal beginning.
-For each hash the index keeps one integer with two bits a row: the row holds the block, and it has used it again. For each
-row it keeps a ring of its hashes in the order in which they came. What a row drops is the next in its ring that it has not
-used again ("second chance": least recently used but for the order among those in use). A lookup ANDs along the chain and
-costs the same for one row as for a thousand.
+A prompt is a chain of blocks of several sizes (see `epp_plugins.prefix_chain`); all that is counted and all capacities are in
+the smallest. For each block's hash the index keeps one integer with two bits a row: the row holds the block, and it has used it
+again. For each row it keeps a ring of its hashes in the order in which they came. What a row drops is the next in its ring that
+it has not used again ("second chance": least recently used but for the order among those in use). A lookup ANDs along the chain
+and costs the same for one row as for a thousand.
 
 What a pick puts into the index is not true before the engine has read the prompt. Until `settle` or `undo` says how that
 went, the index counts for each such block the requests that bring it.
@@ -17,12 +17,10 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 import numpy as np
-from xxhash import xxh3_64_intdigest
 
 from epp.api import Floats
+from epp_plugins.prefix_chain import LARGEST_SIZE, SIZE_SHIFT, Chain, beginning, size_of
 
-# Python keeps integers of up to 60 bits in 32 bytes, longer ones in 48.
-HASH_BITS: Final = (1 << 60) - 1
 # One dict of millions of hashes stops everything for seconds when it grows; a part of 256 grows in milliseconds.
 _PARTS: Final = 256
 _PART_OF: Final = _PARTS - 1
@@ -34,23 +32,6 @@ _CHANCES: Final = 16
 _DROPPED_AT_ONCE: Final = 256
 # Measured (bench_prefix_index): a hash, its place in a dict, one in a ring, and what lies idle between them.
 _BLOCK_BYTES: Final = 90
-
-
-def chain_seed(model: str, cache_salt: str) -> int:
-    """Where chains start: blocks of different models (adapters are models, too) or salts never match."""
-    return xxh3_64_intdigest(f"{model}\0{cache_salt}".encode("utf-8", "surrogatepass"))
-
-
-def block_chain(data: bytes, *, block_bytes: int, seed: int, limit: int | None = None) -> list[int]:
-    """Hashes of the whole blocks of `data`, at most `limit`; a shorter rest is left out, as engines cache whole blocks only."""
-    blocks = len(data) // block_bytes
-    if limit is not None and limit < blocks:
-        blocks = limit
-    chain = []
-    for start in range(0, blocks * block_bytes, block_bytes):
-        seed = xxh3_64_intdigest(data[start : start + block_bytes], seed)
-        chain.append(seed & HASH_BITS)
-    return chain
 
 
 class _Row:
@@ -82,37 +63,39 @@ class PrefixIndex:
         self._every = 0  # the `held` bits of all rows below
 
     def __len__(self) -> int:
-        """Blocks held, counted once for each row that holds them."""
+        """What is held, counted once for each row that holds it."""
         return self._size
 
     @property
     def size_bytes(self) -> int:
         """Memory that it takes, roughly, from above: blocks held by several rows share more than this counts."""
-        return self._size * _BLOCK_BYTES
+        return sum(len(known.ring) - known.head for known in self._rows.values()) * _BLOCK_BYTES
 
     def held_by(self, row: int) -> int:
         """Blocks that `row` holds."""
         found = self._rows.get(row)
         return 0 if found is None else found.count
 
-    def count_matches(self, chain: Sequence[int], matched: Floats) -> None:
-        """Add to `matched` (indexed by row) how many leading blocks of `chain` each row holds without a gap."""
-        if not chain:
-            return
+    def count_matches(self, chain: Chain, matched: Floats) -> None:
+        """Add to `matched` (indexed by row) how much of the beginning of `chain` each row holds without a gap."""
         parts = self._parts
         holders = self._every
-        for depth, block in enumerate(chain):
+        for number, block in enumerate(chain.blocks):
             left = holders & parts[block & _PART_OF].get(block, 0)
             if left != holders:
-                if depth:
-                    _add_for_rows(matched, holders ^ left, depth)
+                level = block >> SIZE_SHIFT
+                if level:
+                    self._count_parts(chain, chain.depth(number), level, chain.before(number), holders ^ left, matched)
+                elif number:
+                    _add_for_rows(matched, holders ^ left, chain.depth(number))
                 holders = left
                 if not left:
                     return
-        _add_for_rows(matched, holders, len(chain))
+        if chain.size:
+            _add_for_rows(matched, holders, chain.size)
 
     def insert(self, row: int, chain: Sequence[int], *, capacity: int) -> list[int]:
-        """Let `row` hold `chain`, dropping what it has not used for longest beyond `capacity` blocks.
+        """Let `row` hold the blocks of `chain`, dropping what it has not used for longest beyond `capacity`.
 
         Returns the blocks that are not settled: hand them to `settle` when the engine has read the prompt, to `undo` when it
         will not. The beginning of a chain counts as newer than its end, so that the end is dropped first, as engines do: a
@@ -123,20 +106,23 @@ class PrefixIndex:
         parts = self._parts
         added: list[int] = []
         shared: list[int] = []
-        for block in reversed(chain if len(chain) <= capacity else chain[:capacity]):
+        if len(chain) > capacity // LARGEST_SIZE:
+            chain = beginning(chain, capacity)
+        new = 0
+        for block in reversed(chain):
             part = parts[block & _PART_OF]
             holders = part.get(block, 0)
             if not holders & held:
                 # Blocks of a single row share one integer.
                 part[block] = holders | held if holders else held
                 added.append(block)
+                new += 1 << (block >> SIZE_SHIFT)
                 continue
             if not holders & used:
                 part[block] = both if holders == held else holders | used
             if unsettled and block in unsettled:
                 unsettled[block] += 1
                 shared.append(block)
-        new = len(added)
         # Before the new ones come: those that go round once more would drop them.
         if known.count > capacity - new:
             self._drop_some(known, max(capacity - new, known.count - new - _DROPPED_AT_ONCE), spared=len(chain))
@@ -232,20 +218,36 @@ class PrefixIndex:
         return kept
 
     def restore(self, row: int, blocks: Sequence[int], *, capacity: int) -> None:
-        """Let `row`, which holds nothing, hold the last `capacity` of `blocks`, in their order, all of them settled."""
+        """Let `row`, which holds nothing, hold the last of `blocks` within `capacity`, in their order, all of them settled."""
         known = self._rows.get(row) or self._add_row(row)
         parts, held = self._parts, known.held
-        before = len(known.ring)
-        for block in blocks[-capacity:]:
+        new = 0
+        for block in beginning(blocks[::-1], capacity)[::-1]:
             part = parts[block & _PART_OF]
             holders = part.get(block, 0)
             if not holders & held:
                 part[block] = holders | held if holders else held
                 known.ring.append(block)
-        known.count += len(known.ring) - before
-        self._size += len(known.ring) - before
+                new += 1 << (block >> SIZE_SHIFT)
+        known.count += new
+        self._size += new
 
     # --- inside --------------------------------------------------------------------------------------------------------------
+
+    def _count_parts(self, chain: Chain, depth: int, level: int, after: int, rows: int, matched: Floats) -> None:
+        """Count for `rows`, which hold all before `depth`, and not the block of 2 ** `level` there; perhaps its beginning.
+
+        Where a shorter prompt ended, it left smaller blocks, which a longer one has not.
+        """
+        for smaller in range(level - 1, -1, -1):
+            block = chain.part(depth, smaller, after=after)
+            having = rows & self._parts[block & _PART_OF].get(block, 0)
+            if having:
+                self._count_parts(chain, depth + (1 << smaller), smaller, block, having, matched)
+                rows ^= having
+                if not rows:
+                    return
+        _add_for_rows(matched, rows, depth)
 
     def _add_row(self, row: int) -> _Row:
         known = self._rows[row] = _Row(row)
@@ -263,9 +265,8 @@ class PrefixIndex:
         dropped, unsettled, parts = known.dropped, known.unsettled, self._parts
         head, too_many = known.head, known.count - capacity
         chances = spared + _CHANCES * too_many
-        self._size -= too_many
-        known.count = capacity
-        while too_many:
+        asked = too_many
+        while too_many > 0:
             block = ring[head]
             head += 1
             if dropped and block in dropped:
@@ -281,7 +282,7 @@ class PrefixIndex:
                 part[block] = held if left == held else left
                 ring.append(block)
                 continue
-            too_many -= 1
+            too_many -= 1 << (block >> SIZE_SHIFT)
             left = holders & keep
             if left:
                 part[block] = left
@@ -289,6 +290,8 @@ class PrefixIndex:
                 del part[block]
             if unsettled:
                 unsettled.pop(block, None)
+        known.count -= asked - too_many
+        self._size -= asked - too_many
         if head > len(ring) // 2:
             del ring[:head]
             head = 0
@@ -303,8 +306,9 @@ class PrefixIndex:
         else:
             del part[block]
         known.dropped[block] = known.dropped.get(block, 0) + 1
-        known.count -= 1
-        self._size -= 1
+        size = size_of(block)
+        known.count -= size
+        self._size -= size
 
 
 def _add_for_rows(vector: Floats, holders: int, amount: int) -> None:

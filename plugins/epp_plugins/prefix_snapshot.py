@@ -13,7 +13,8 @@ import msgspec
 import numpy as np
 
 from epp.api import Endpoint
-from epp_plugins.prefix_index import HASH_BITS, PrefixIndex
+from epp_plugins.prefix_chain import HASH_BITS
+from epp_plugins.prefix_index import PrefixIndex
 
 _LENGTH_BYTES: Final = 4
 _BLOCK: Final = np.dtype("<u8")

@@ -23,7 +23,7 @@ from epp.api import (
 from epp.scheduling.observer import Unobserved
 from epp.scheduling.profile import Profile
 from epp_plugins.pickers.max_score_picker import MaxScorePicker
-from epp_plugins.prefix_index import block_chain, chain_seed
+from epp_plugins.prefix_chain import Chain, chain_seed
 from epp_plugins.producers.approx_prefix_cache_producer import ApproxPrefixCacheProducer
 from epp_plugins.producers.inflight_load_producer import InflightLoadProducer
 from epp_plugins.scorers.kv_cache_utilization_scorer import KvCacheUtilizationScorer
@@ -141,7 +141,7 @@ def report(count: int) -> None:
 
 def hashing(size_bytes: int, calls: int) -> float:
     data, seed = random.Random(0).randbytes(size_bytes), chain_seed("m", "")
-    return best_us(lambda _: block_chain(data, block_bytes=256, seed=seed), calls=calls)
+    return best_us(lambda _: Chain(data, block_bytes=256, seed=seed), calls=calls)
 
 
 def main() -> None:

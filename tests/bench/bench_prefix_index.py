@@ -5,7 +5,7 @@ measures on it, where every look-up misses the processor's caches. 320 endpoints
 blocks of a prompt two are shared with other prompts. Times are the least of several rounds, stalls the worst that was met.
 
 `python -m tests.bench.bench_prefix_index TRACE.jsonl` replays prompts (`hash_ids` of each line) on one endpoint instead, and
-compares the blocks it finds with those of exact LRU.
+compares what it finds with what exact LRU finds in blocks of one size.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from time import perf_counter, process_time
 
 import numpy as np
 
-from epp_plugins.prefix_index import PrefixIndex, block_chain, chain_seed
+from epp_plugins.prefix_chain import SIZE_SHIFT, Chain, block_chain, chain_seed
+from epp_plugins.prefix_index import PrefixIndex
 from epp_plugins.prefix_snapshot import Snapshot, read_snapshot, snapshot_pieces
 from tests.bench.bench_pick import best_us
 from tests.support.plugins import make_fleet
@@ -41,11 +42,11 @@ def memory_bytes() -> int:
 def fill(index: PrefixIndex, blocks: int) -> tuple[float, float]:
     """Insert random chains until `blocks` are held. Seconds of the longest and of all insertions, in processor time."""
     chance = random.Random(1)
-    shared = [[chance.getrandbits(60) for _ in range(2)] for _ in range(1000)]
+    shared = [[chance.getrandbits(SIZE_SHIFT) for _ in range(2)] for _ in range(1000)]
     longest = total = 0.0
     row = 0
     while len(index) < blocks:
-        chain = [*chance.choice(shared), *(chance.getrandbits(60) for _ in range(6))]
+        chain = [*chance.choice(shared), *(chance.getrandbits(SIZE_SHIFT) for _ in range(6))]
         row = (row + 1) % ENDPOINTS
         before = process_time()
         index.settle(row, index.insert(row, chain, capacity=blocks // ENDPOINTS + 1))
@@ -64,15 +65,14 @@ def look_up_us(index: PrefixIndex, texts: list[bytes]) -> float:
     seed = chain_seed("m", "")
 
     def one(number: int) -> None:
-        chain = block_chain(texts[number], block_bytes=BLOCK_BYTES, seed=seed)
-        index.count_matches(chain, np.zeros(512))
+        index.count_matches(Chain(texts[number], block_bytes=BLOCK_BYTES, seed=seed), np.zeros(512))
 
     return best_us(one, calls=len(texts))
 
 
 def insert_us(index: PrefixIndex, texts: list[bytes], *, fresh: bool) -> float:
     seed, salt = chain_seed("m", ""), iter(range(1 << 30))
-    chains = [block_chain(text, block_bytes=BLOCK_BYTES, seed=seed) for text in texts]
+    chains = [Chain(text, block_bytes=BLOCK_BYTES, seed=seed).blocks for text in texts]
 
     def one(number: int) -> None:
         chain = chains[number]
@@ -109,35 +109,59 @@ def saving(index: PrefixIndex) -> Iterator[tuple[str, float]]:
     yield "load: all endpoints, ms", (process_time() - started) * 1e3
 
 
-def lru_hits(chains: list[list[int]], capacity: int) -> int:
-    held: OrderedDict[int, None] = OrderedDict()
-    hits = 0
-    for chain in chains:
-        hits += next((i for i, block in enumerate(chain) if block not in held), len(chain))
+class Lru:
+    """The smallest blocks of one endpoint, in the exact order of their use."""
+
+    def __init__(self, capacity: int) -> None:
+        self.held: OrderedDict[int, None] = OrderedDict()
+        self.capacity = capacity
+        self.hits = 0
+
+    def ask(self, prompt: bytes) -> None:
+        chain = block_chain(prompt, block_bytes=BLOCK_BYTES, seed=0)
+        self.hits += next((i for i, block in enumerate(chain) if block not in self.held), len(chain))
         for block in reversed(chain):
-            held[block] = None
-            held.move_to_end(block)
-        while len(held) > capacity:
-            held.popitem(last=False)
-    return hits
+            self.held[block] = None
+            self.held.move_to_end(block)
+        while len(self.held) > self.capacity:
+            self.held.popitem(last=False)
 
 
-def index_hits(chains: list[list[int]], capacity: int) -> int:
-    index, matched = PrefixIndex(), np.zeros(1)
-    for chain in chains:
-        index.count_matches(chain, matched)
-        index.settle(0, index.insert(0, chain, capacity=capacity))
-    return int(matched[0])
+class Ours:
+    def __init__(self, capacity: int) -> None:
+        self.index = PrefixIndex()
+        self.capacity = capacity
+        self.matched = np.zeros(1)
+
+    def ask(self, prompt: bytes) -> None:
+        chain = Chain(prompt, block_bytes=BLOCK_BYTES, seed=0)
+        self.index.count_matches(chain, self.matched)
+        self.index.settle(0, self.index.insert(0, chain.blocks, capacity=self.capacity))
+
+
+def replayed(trace: Path) -> Iterator[bytes]:
+    """Prompts of a trace, whose ids stand for 512 tokens each, behind a beginning of another length that all share."""
+    beginning = random.Random(0).randbytes(37 * BLOCK_BYTES)
+    with trace.open() as lines:
+        for line in lines:
+            yield beginning + b"".join(number.to_bytes(8, "little") * 256 for number in json.loads(line)["hash_ids"])
 
 
 def compare(trace: Path) -> None:
-    with trace.open() as lines:
-        chains = [json.loads(line)["hash_ids"] for line in lines]
-    blocks = sum(map(len, chains))
-    print(f"{len(chains):,} prompts of {blocks:,} blocks: those that were found")
-    for capacity in (1_000, 5_000, 20_000):
-        lru, ours = lru_hits(chains, capacity), index_hits(chains, capacity)
-        print(f"  room for {capacity:6,}: LRU {lru:8,}  second chance {ours:8,}  {ours / lru:.3f}")
+    pairs = [(Lru(capacity), Ours(capacity)) for capacity in (8_000, 40_000, 160_000)]
+    prompts = blocks = 0
+    for prompts, prompt in enumerate(replayed(trace), 1):  # noqa: B007
+        blocks += len(prompt) // BLOCK_BYTES
+        for pair in pairs:
+            for one in pair:
+                one.ask(prompt)
+    print(f"{prompts:,} prompts of {blocks:,} blocks of 64 tokens: those that were found")
+    for lru, ours in pairs:
+        found, places = int(ours.matched[0]), len(ours.index.blocks_of(0))
+        print(
+            f"  room for {lru.capacity:7,}: LRU of blocks of one size {lru.hits:9,}  this index {found:9,}"
+            f"  {found / lru.hits:.3f}, in {places / len(lru.held):.2f} of the places"
+        )
 
 
 def measure(blocks: int) -> Iterator[tuple[str, float]]:

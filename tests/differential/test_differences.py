@@ -47,6 +47,17 @@ async def test_only_whole_blocks_of_a_prompt_count_as_cached(both: Pair) -> None
     assert outcomes.go.scores[top] - outcomes.ours.scores[top] == pytest.approx(3.0)
 
 
+async def test_long_prompts_that_part_are_compared_in_larger_steps(both: Pair) -> None:
+    words = [f"{i:07} " for i in range(7500)]  # 234 blocks of 32 words, and half of one
+    await both.ask(Ask(body=completion("".join(words))))
+    same = 159 * 32 + 16  # ends in a step of four blocks, from 156 on
+    outcomes = await both.ask(Ask(body=completion("".join(words[:same] + words[:-same]))))
+
+    top = both.fleet.host_ports[0]
+    assert outcomes.ours.scores[top] == pytest.approx(2 + 3 * 156 / 234)
+    assert outcomes.go.scores[top] == pytest.approx(2 + 3 * 159 / 235)
+
+
 async def test_lists_of_token_ids_are_read(both: Pair) -> None:
     body = json.dumps({"model": "m", "prompt": [[1, 2], [3]]}).encode()
     outcomes = await both.ask(Ask(body=body))

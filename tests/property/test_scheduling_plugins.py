@@ -30,9 +30,11 @@ from epp.api import (
     Termination,
     data_key,
 )
+from epp_plugins import prefix_chain
 from epp_plugins.builtin_scheduling import SCHEDULING
 from epp_plugins.detectors.concurrency_detector import ConcurrencyDetector
-from epp_plugins.prefix_index import PrefixIndex, block_chain
+from epp_plugins.prefix_chain import Chain, beginning, size_of
+from epp_plugins.prefix_index import PrefixIndex
 from epp_plugins.producers.approx_prefix_cache_producer import ApproxPrefixCacheProducer
 from epp_plugins.producers.inflight_load_producer import InflightLoadProducer
 from tests.support.plugins import make_fleet, make_plugin
@@ -201,8 +203,8 @@ class TestAccounting(Accounting.TestCase):
     settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
 
 
-# Few letters, so that beginnings are often shared; one letter a block.
-prompts = st.text("ab", max_size=6).map(lambda text: block_chain(text.encode(), block_bytes=1, seed=0))
+# Few letters, so that beginnings are often shared; one letter a block, where blocks grow after two of them.
+prompts = st.text("ab", max_size=12).map(lambda text: Chain(text.encode(), block_bytes=1, seed=0))
 rows = st.integers(0, 11)
 
 
@@ -211,23 +213,25 @@ class Index(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(prefix_chain, "_SMALLEST_FIRST", 2)
         self.index = PrefixIndex()
         self.model: dict[int, list[tuple[int, bool]]] = {}
         self.open: list[tuple[int, list[int]]] = []
         self.brought: Counter[tuple[int, int]] = Counter()
 
-    @rule(row=rows, chain=prompts, capacity=st.integers(1, 8))
-    def insert(self, row: int, chain: list[int], capacity: int) -> None:
-        chain = chain[:capacity]
+    @rule(row=rows, prompt=prompts, capacity=st.integers(1, 12))
+    def insert(self, row: int, prompt: Chain, capacity: int) -> None:
+        chain = beginning(prompt.blocks, capacity)
         before = self.held(row)
-        unsettled = self.index.insert(row, chain, capacity=capacity)
+        unsettled = self.index.insert(row, prompt.blocks, capacity=capacity)
 
         new = [block for block in reversed(chain) if block not in before]
         expected = Counter(new) + Counter(b for b in chain if b in before and self.brought[row, b])
         assert Counter(unsettled) == expected
         ring = [(block, used or block in chain) for block, used in self.model.get(row, [])]
         self.brought.update((row, block) for block in unsettled)
-        self.drop(row, ring, capacity - len(new))
+        self.drop(row, ring, capacity - sum(map(size_of, new)))
         self.model[row] = [*ring, *((block, False) for block in new)]
         self.open.append((row, unsettled))
 
@@ -251,13 +255,13 @@ class Index(RuleBasedStateMachine):
         self.open = [entry for entry in self.open if entry[0] != row]
         self.brought = Counter({key: count for key, count in self.brought.items() if key[0] != row})
 
-    @rule(row=rows, capacity=st.integers(0, 8))
+    @rule(row=rows, capacity=st.integers(0, 12))
     def shrink(self, row: int, capacity: int) -> None:
         dropped = self.index.shrink(row, capacity)
         ring = self.model.get(row, [])
-        before = len(ring)
+        before = size(ring)
         self.drop(row, ring, capacity)
-        assert dropped == before - len(ring)
+        assert dropped == before - size(ring)
 
     @rule(row=rows, to=rows)
     def save_and_restore(self, row: int, to: int) -> None:
@@ -265,25 +269,21 @@ class Index(RuleBasedStateMachine):
         assert blocks == [block for block, _ in self.model.get(row, []) if not self.brought[row, block]]
         self.remove(to)
         self.index.restore(to, array("Q", blocks), capacity=4)
-        self.model[to] = [(block, False) for block in blocks[-4:]]
+        self.model[to] = [(block, False) for block in beginning(blocks[::-1], 4)[::-1]]
 
     @rule(chain=prompts)
-    def look_up(self, chain: list[int]) -> None:
+    def look_up(self, chain: Chain) -> None:
         matched = np.zeros(12)
         self.index.count_matches(chain, matched)
-        for row in range(12):
-            held, expected = self.held(row), 0
-            while expected < len(chain) and chain[expected] in held:
-                expected += 1
-            assert matched[row] == expected
+        assert matched.tolist() == [beginning_held(chain, self.held(row)) for row in range(12)]
 
     @invariant()
     def sizes_agree(self) -> None:
-        assert len(self.index) == sum(len(held) for held in self.model.values())
-        assert all(self.index.held_by(row) == len(self.model.get(row, [])) for row in range(12))
+        assert len(self.index) == sum(map(size, self.model.values()))
+        assert all(self.index.held_by(row) == size(self.model.get(row, [])) for row in range(12))
 
     def drop(self, row: int, ring: list[tuple[int, bool]], capacity: int) -> None:
-        while len(ring) > capacity:
+        while size(ring) > capacity:
             block, used = ring.pop(0)
             if used:
                 ring.append((block, False))
@@ -297,6 +297,25 @@ class Index(RuleBasedStateMachine):
         for row in range(12):
             self.index.remove(row)
         assert len(self.index) == 0
+        self.patch.undo()
+
+
+def size(ring: list[tuple[int, bool]]) -> int:
+    return sum(size_of(block) for block, _ in ring)
+
+
+def beginning_held(chain: Chain, held: set[int]) -> int:
+    """What is held of a chain without a gap: whole blocks, and what smaller ones cover of the first that is not."""
+    depth, after = 0, chain.before(0)
+    for block in chain.blocks:
+        if block not in held:
+            for level in reversed(range(size_of(block).bit_length() - 1)):
+                part = chain.part(depth, level, after=after)
+                if part in held:
+                    depth, after = depth + size_of(part), part
+            break
+        depth, after = depth + size_of(block), block
+    return depth
 
 
 class TestIndex(Index.TestCase):

@@ -31,7 +31,8 @@ from epp.api import (
 )
 from epp_plugins.cache_calibration import Action, Advice
 from epp_plugins.cache_check import CacheCheck
-from epp_plugins.prefix_index import PrefixIndex, block_chain, chain_seed
+from epp_plugins.prefix_chain import Chain, chain_seed
+from epp_plugins.prefix_index import PrefixIndex
 from epp_plugins.prefix_snapshot import Snapshot, read_snapshot, snapshot_pieces
 
 BYTES_PER_TOKEN: Final = 4  # of Prompt.data
@@ -53,7 +54,7 @@ class _Prompts(msgspec.Struct):
     `verifiable`: its answer can be compared with the prediction.
     """
 
-    chains: list[list[int]]
+    chains: list[Chain]
     match: PrefixMatch
     learned: list[tuple[Endpoint, list[int]]] | None = None  # None before the pick
     verifiable: bool = False
@@ -65,7 +66,8 @@ class ApproxPrefixCacheProducer(DataProducer, PreRequest, ResponseComplete, Endp
     Block size in tokens: with `autoTune` the engines' own (the largest, in a mixed pool), in the smallest multiple that is at
     least 64; where no engine has told it, or without `autoTune`, `blockSizeTokens` exactly as given, else 64. Blocks kept for
     each endpoint: with `autoTune` as many tokens as its engine's cache holds, else `lruCapacityPerServer`, by last use; an
-    equal share of `maxBlocks` where that is less.
+    equal share of `maxBlocks` where that is less. All are counted in blocks of that size; deep in a prompt several are one (see
+    epp_plugins.prefix_chain).
 
     The pick itself is the evidence: each profile's first endpoint is taken to hold the prompts from then on. Taken back when
     the request ends before the engine has read them, unless another request has brought the same blocks. Answers that tell
@@ -76,6 +78,7 @@ class ApproxPrefixCacheProducer(DataProducer, PreRequest, ResponseComplete, Endp
     """
 
     type = "approx-prefix-cache-producer"
+    state_version = 2
 
     class Params(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
         auto_tune: bool = True
@@ -137,11 +140,11 @@ class ApproxPrefixCacheProducer(DataProducer, PreRequest, ResponseComplete, Endp
         matched = np.zeros(len(self._fleet.endpoints))
         chains, total = [], 0
         for prompt in payload.prompts:
-            chain = block_chain(prompt.data, block_bytes=self._block_bytes, seed=seed, limit=self._limit)
-            if chain:
+            chain = Chain(prompt.data, block_bytes=self._block_bytes, seed=seed, limit=self._limit)
+            if chain.size:
                 self._index.count_matches(chain, matched)
                 chains.append(chain)
-                total += len(chain)
+                total += chain.size
         match = PrefixMatch(matched, total, self._block_size, payload.prompt_tokens, self._check.confidence)
         if chains:
             request.state[self] = _Prompts(chains, match)
@@ -159,19 +162,19 @@ class ApproxPrefixCacheProducer(DataProducer, PreRequest, ResponseComplete, Endp
         chosen = (target,) if len(result.profiles) == 1 else _chosen(result)
         if len(chosen) == len(chains) == 1 and match.prompt_tokens < (match.total_blocks + 1) * match.block_size_tokens:
             # Blocks that another request is only just bringing may not be there yet, which proves nothing.
-            prompts.verifiable = not blocks or self._index.is_settled(target.row, chains[0][int(blocks) - 1])
+            prompts.verifiable = not blocks or self._index.is_settled(target.row, chains[0].last_within(int(blocks)))
         prompts.learned = [(endpoint, self._learn(endpoint.row, chains)) for endpoint in chosen]
         # A long answer need not keep a long prompt's hashes.
         prompts.chains = []
         self._size.set(len(self._index))
 
-    def _learn(self, row: int, chains: list[list[int]]) -> list[int]:
+    def _learn(self, row: int, chains: list[Chain]) -> list[int]:
         """The blocks that are not settled."""
         capacity = self._capacities[row] if row < len(self._capacities) else self._given_capacity
         insert = self._index.insert
         if len(chains) == 1:
-            return insert(row, chains[0], capacity=capacity)
-        return [block for chain in chains for block in insert(row, chain, capacity=capacity)]
+            return insert(row, chains[0].blocks, capacity=capacity)
+        return [block for chain in chains for block in insert(row, chain.blocks, capacity=capacity)]
 
     def response_complete(self, request: Request, response: Response) -> None:
         prompts: _Prompts | None = request.state.pop(self, None)
@@ -277,6 +280,8 @@ class ApproxPrefixCacheProducer(DataProducer, PreRequest, ResponseComplete, Endp
         return snapshot_pieces(waiting, self._fleet.candidates().endpoints, self._index)
 
     def load_state(self, state: memoryview, *, version: int) -> None:
+        if version < 2:
+            raise ValueError("its blocks are all of one size")
         snapshot = read_snapshot(state)
         self._fit_saved_size(snapshot.block_size_tokens, tuned=snapshot.tuned)
         self._awaited = dict(snapshot.blocks)

@@ -19,7 +19,7 @@ from epp.api import (
     data_key,
 )
 from epp_plugins.burst import Member, Rules, assign
-from epp_plugins.prefix_index import block_chain, chain_seed
+from epp_plugins.prefix_chain import block_chain, chain_seed
 
 _BYTES_PER_TOKEN: Final = 4  # of Prompt.data
 _DEFAULT_BLOCKS: Final = 2048

@@ -420,7 +420,7 @@ def test_endpoints_that_come_back_under_their_address_hold_what_they_held() -> N
     state = saved(taught(make_fleet(2)))
     fleet = Fleet()
     after = make(fleet)
-    after.load_state(state, version=1)
+    after.load_state(state, version=ApproxPrefixCacheProducer.state_version)
     for name, address in (("other", "10.0.0.7"), ("renamed", "10.0.0.2"), ("s0", "10.0.0.1")):
         fleet.add(Endpoint(name, address, 8000))
         after.endpoint_added(fleet.candidates().endpoints[-1])
@@ -431,7 +431,7 @@ def test_endpoints_that_come_back_under_their_address_hold_what_they_held() -> N
 def test_an_endpoint_that_never_comes_back_is_saved_for_a_while_and_then_dropped() -> None:
     clock = Clock()
     after = make(Fleet(), clock=clock)
-    after.load_state(saved(taught(make_fleet(2))), version=1)
+    after.load_state(saved(taught(make_fleet(2))), version=ApproxPrefixCacheProducer.state_version)
 
     waiting = saved(after)
     clock.now += 900
@@ -440,7 +440,7 @@ def test_an_endpoint_that_never_comes_back_is_saved_for_a_while_and_then_dropped
     assert len(waiting) > len(late)
     fleet = make_fleet(1)
     again = make(fleet, clock=clock)
-    again.load_state(waiting, version=1)
+    again.load_state(waiting, version=ApproxPrefixCacheProducer.state_version)
     clock.now += 900
     again.endpoint_added(fleet.candidates().endpoints[0])
     assert rows(again, make_request(BLOCK * 3)) == [0]
@@ -465,11 +465,30 @@ def test_a_successor_goes_on_with_the_same_index_and_its_requests() -> None:
     assert rows(after, make_request(BLOCK * 6)) == [0, 2]
 
 
+def test_what_a_version_with_blocks_of_one_size_saved_is_refused() -> None:
+    state = saved(taught(make_fleet(2)))
+
+    with pytest.raises(ValueError, match="one size"):
+        make(make_fleet(2)).load_state(state, version=1)
+
+
+def test_long_prompts_are_counted_in_whole() -> None:
+    fleet = make_fleet(2)
+    producer = make(fleet)
+    long = b"".join(i.to_bytes(4, "little") * 64 for i in range(860))
+    send(producer, make_request(long), response=ended())
+
+    assert rows(producer, make_request(long)) == [860, 0]
+    assert rows(producer, make_request(long + BLOCK * 3)) == [860, 0]
+    assert rows(producer, make_request(long[: 256 * 700] + BLOCK * 3)) == [688, 0]
+    assert rows(producer, make_request(long[: 256 * 60] + BLOCK * 3)) == [60, 0]
+
+
 def test_blocks_of_another_size_are_refused() -> None:
     state = saved(taught(make_fleet(2), autoTune=False, blockSizeTokens=32))
 
     with pytest.raises(ValueError, match="its blocks have 32 tokens, not 64"):
-        make(make_fleet(2)).load_state(state, version=1)
+        make(make_fleet(2)).load_state(state, version=ApproxPrefixCacheProducer.state_version)
 
 
 def test_a_size_that_an_engine_told_counts_until_it_is_told_again() -> None:
@@ -479,7 +498,7 @@ def test_a_size_that_an_engine_told_counts_until_it_is_told_again() -> None:
     send(before, make_request(BLOCK * 4), response=ended(200))
     fleet.columns[CACHE_BLOCK_SIZE][0] = 0
     after = make(fleet, clock=clock)
-    after.load_state(saved(before), version=1)
+    after.load_state(saved(before), version=ApproxPrefixCacheProducer.state_version)
     after.endpoint_added(fleet.candidates().endpoints[0])
 
     assert rows(after, make_request(BLOCK * 4)) == [2]

@@ -6,7 +6,7 @@ import pytest
 
 from epp.api import Endpoint, Fleet
 from epp_plugins.burst import Member, Rules, assign
-from epp_plugins.prefix_index import block_chain
+from epp_plugins.prefix_chain import block_chain
 from tests.support.plugins import make_fleet
 
 

@@ -1,46 +1,32 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
-from epp_plugins.prefix_index import PrefixIndex, block_chain, chain_seed
-
-TEXT = bytes(range(256)) * 4
-
-
-def chain(data: bytes, *, limit: int | None = None, model: str = "m", salt: str = "") -> list[int]:
-    return block_chain(data, block_bytes=64, seed=chain_seed(model, salt), limit=limit)
+from epp_plugins.prefix_chain import Chain, size_of
+from epp_plugins.prefix_index import PrefixIndex
 
 
-def matches(index: PrefixIndex, blocks: list[int], *, rows: int = 4) -> list[float]:
+def prompt(data: bytes) -> Chain:
+    """One byte a block."""
+    return Chain(data, block_bytes=1, seed=0)
+
+
+def blocks(*hashes: int) -> Chain:
+    """Smallest blocks."""
+    chain = prompt(bytes(len(hashes)))
+    chain.blocks = list(hashes)
+    return chain
+
+
+def matches(index: PrefixIndex, hashes: list[int], *, rows: int = 4) -> list[float]:
+    return found(index, blocks(*hashes), rows=rows)
+
+
+def found(index: PrefixIndex, chain: Chain, *, rows: int = 4) -> list[float]:
     matched = np.zeros(rows)
-    index.count_matches(blocks, matched)
+    index.count_matches(chain, matched)
     return matched.tolist()
-
-
-def test_only_whole_blocks_are_hashed() -> None:
-    assert [len(chain(TEXT[:n])) for n in (0, 63, 64, 127, 128)] == [0, 0, 1, 1, 2]
-
-
-def test_a_limit_cuts_the_chain() -> None:
-    assert chain(TEXT, limit=3) == chain(TEXT)[:3]
-
-
-def test_equal_beginnings_have_equal_hashes_and_nothing_after_a_difference_has() -> None:
-    one, other = chain(TEXT[:256]), chain(TEXT[:64] + b"x" + TEXT[65:256])
-
-    assert [a == b for a, b in zip(one, other, strict=True)] == [True, False, False, False]
-
-
-def test_the_same_block_elsewhere_in_the_prompt_has_another_hash() -> None:
-    first, second = chain(b"a" * 128)
-
-    assert first != second
-
-
-def test_model_and_salt_separate_prompts() -> None:
-    heads = {chain(TEXT, model=model, salt=salt)[0] for model, salt in (("m", ""), ("n", ""), ("m", "s"), ("ms", ""))}
-
-    assert len(heads) == 4
 
 
 def test_leading_blocks_are_counted_for_each_row() -> None:
@@ -64,8 +50,8 @@ def test_counts_of_several_chains_add_up() -> None:
     index.insert(0, [1, 2], capacity=10)
     index.insert(0, [7], capacity=10)
     matched = np.zeros(1)
-    index.count_matches([1, 2], matched)
-    index.count_matches([7, 8], matched)
+    index.count_matches(blocks(1, 2), matched)
+    index.count_matches(blocks(7, 8), matched)
 
     assert matched.tolist() == [3]
 
@@ -221,3 +207,72 @@ def test_everything_is_given_up_part_by_part() -> None:
     assert matches(index, [1]) == [0, 0, 0, 0]
     assert index.insert(1, [7], capacity=10) == [7]
     assert matches(index, [7]) == [0, 1, 0, 0]
+
+
+# --- blocks of several sizes ---------------------------------------------------------------------------------------------
+
+LONG = bytes(i % 251 for i in range(1000))
+
+
+def test_larger_blocks_count_for_as_many_as_they_are_long() -> None:
+    index, chain = PrefixIndex(), prompt(LONG)
+    index.insert(0, chain.blocks, capacity=2000)
+
+    assert found(index, chain)[0] == len(index) == index.held_by(0) == 1000
+    assert index.size_bytes < 200 * 100
+
+
+@pytest.mark.parametrize("length", [*range(60, 140), 200, 333, 511, 512, 513, 800, 999])
+def test_a_longer_prompt_finds_all_of_a_shorter_one(length: int) -> None:
+    index = PrefixIndex()
+    index.insert(0, prompt(LONG[:length]).blocks, capacity=2000)
+
+    assert found(index, prompt(LONG))[0] == length
+
+
+def test_rows_that_end_within_the_same_block_are_told_apart() -> None:
+    index = PrefixIndex()
+    lengths = [512, 513, 517, 518, 524, 527, 528, 600]
+    for row, length in enumerate(lengths):
+        index.insert(row, prompt(LONG[:length]).blocks, capacity=2000)
+
+    assert found(index, prompt(LONG), rows=len(lengths)) == lengths
+
+
+@pytest.mark.parametrize("same", [3, 64, 65, 100, 300, 601, 999])
+def test_prompts_that_part_share_what_is_before_to_a_32nd(same: int) -> None:
+    index = PrefixIndex()
+    index.insert(0, prompt(LONG).blocks, capacity=2000)
+
+    assert same * 31 // 32 <= found(index, prompt(LONG[:same] + b"\xff" * 50))[0] <= same
+
+
+def test_capacity_and_what_is_dropped_are_counted_in_smallest_blocks() -> None:
+    index = PrefixIndex()
+    index.insert(0, prompt(LONG).blocks, capacity=700)
+    assert index.held_by(0) == 688
+    assert found(index, prompt(LONG))[0] == 688
+
+    dropped = index.shrink(0, 600)
+
+    assert index.held_by(0) == 688 - dropped == 592
+    assert found(index, prompt(LONG))[0] == 592
+
+
+def test_undo_takes_back_larger_blocks() -> None:
+    index = PrefixIndex()
+    index.settle(0, index.insert(0, prompt(LONG[:300]).blocks, capacity=2000))
+    index.undo(0, index.insert(0, prompt(LONG).blocks, capacity=2000))
+
+    assert index.held_by(0) == len(index) == 300
+    assert found(index, prompt(LONG))[0] == 300
+
+
+def test_larger_blocks_are_restored_within_the_capacity() -> None:
+    index, other = PrefixIndex(), PrefixIndex()
+    index.settle(0, index.insert(0, prompt(LONG).blocks, capacity=2000))
+
+    other.restore(1, index.blocks_of(0), capacity=300)
+
+    assert other.held_by(1) == len(other) == sum(map(size_of, other.blocks_of(1))) == 296
+    assert found(other, prompt(LONG))[1] == 296

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epp_plugins.prefix_index import HASH_BITS, PrefixIndex
+from epp_plugins.prefix_chain import HASH_BITS
+from epp_plugins.prefix_index import PrefixIndex
 from epp_plugins.prefix_snapshot import Snapshot, read_snapshot, snapshot_pieces
 from tests.support.plugins import make_fleet
 
@@ -16,7 +17,7 @@ hashes = st.integers(0, HASH_BITS)
 def index_of(*rows: list[int]) -> PrefixIndex:
     index = PrefixIndex()
     for row, blocks in enumerate(rows):
-        index.restore(row, array("Q", blocks), capacity=100)
+        index.restore(row, array("Q", blocks), capacity=1 << 20)
     return index
 
 
