@@ -72,12 +72,19 @@ class Chain:
             self.blocks = _hashes(data, block_bytes, seed, size)
             return
         self.blocks = blocks = _hashes(data, block_bytes, seed, _SMALLEST_FIRST)
-        start, block = _SMALLEST_FIRST, blocks[-1]
+        start, level, block = _SMALLEST_FIRST, 0, blocks[-1]
         while start < size:
-            level = min((start // _SMALLEST_FIRST).bit_length(), (size - start).bit_length() - 1, _HIGHEST_LEVEL)
-            block = self.part(start, level, after=block)
-            blocks.append(block)
-            start += 1 << level
+            level = min(level + 1, _HIGHEST_LEVEL)
+            stop = min(2 * start, size) if level < _HIGHEST_LEVEL else size
+            if start + (1 << level) > stop:  # what is left at the end
+                level = (stop - start).bit_length() - 1
+            step, mark = block_bytes << level, level << SIZE_SHIFT
+            count = stop - start >> level
+            first = start * block_bytes
+            for begin in range(first, first + count * step, step):
+                block = xxh3_64_intdigest(data[begin : begin + step], block) & _DIGEST | mark
+                blocks.append(block)
+            start += count << level
 
     def part(self, start: int, level: int, *, after: int) -> int:
         """The hash of 2 ** `level` smallest blocks from `start` on, where the block before has the hash `after`."""
