@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Fuzzes every target: scripts/fuzz.sh [SECONDS for each, default 20] [TARGET ...]
+# FUZZ_SEED makes the same inputs again (0, the default: others each time).
 # New inputs go to build/fuzz/TARGET (used again by the next run), findings to build/fuzz/TARGET-crash-*.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -18,7 +19,7 @@ for target in "${targets[@]}"; do
   found="build/fuzz/$target"
   mkdir -p "$found"
   echo "fuzzing $target for $seconds s"
-  if ! nice -n 10 "$python" -m tests.fuzz "$target" -max_total_time="$seconds" -timeout=20 -rss_limit_mb=2048 \
+  if ! nice -n 10 "$python" -m tests.fuzz "$target" -max_total_time="$seconds" -seed="${FUZZ_SEED:-0}" -timeout=20 -rss_limit_mb=2048 \
     -artifact_prefix="$found-" "$found" "tests/fuzz/corpus/$target" >"$found.log" 2>&1; then
     failed+=("$target")
     sed -n '/Uncaught Python exception/,$p' "$found.log" | head -n 60
