@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import random
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic, process_time
@@ -25,10 +23,9 @@ import uvloop
 import yaml
 from aiohttp import web
 
-from epp.data.datastore import Datastore
-from epp.discovery.kubernetes.api import Api
-from epp.discovery.kubernetes.credentials import Source
-from epp.discovery.kubernetes.discovery import KubernetesDiscovery, Wanted, WatchStatus
+from epp.discovery.kubernetes.discovery import Wanted
+from epp.discovery.kubernetes.watcher import Timing
+from tests.support.kube_discovery import running
 from tests.support.kube_objects import make_pod
 
 PODS: Final = 5000
@@ -125,34 +122,19 @@ class Server:
         return web.json_response({"name": pod["metadata"]["name"], "at_s": now})
 
 
-class Stand:
-    """A discovery at work, and when each Pod went."""
+class Departures:
+    """A datastore listener: when each Pod went."""
 
-    def __init__(self, api: Api, wanted: Wanted) -> None:
-        self.datastore = Datastore()
-        self.synced = asyncio.Event()
+    def __init__(self) -> None:
         self.gone_at_s: dict[str, float] = {}
-        self.discovery = KubernetesDiscovery(
-            api,
-            wanted,
-            self.datastore,
-            synced=lambda _: self.synced.set(),
-            clock=monotonic,
-            rng=random.Random(0),
-        )
 
-    def endpoint_added(self, endpoint: object) -> None:
-        """As a datastore listener."""
+    def endpoint_added(self, endpoint: object) -> None: ...
 
     def endpoint_relabelled(self, endpoint: object) -> None: ...
 
     def endpoint_removed(self, endpoint: Any) -> None:
         # The row goes in the same step: whoever picks next does not see it.
         self.gone_at_s[endpoint.pod_name] = monotonic()
-
-    @property
-    def pods(self) -> WatchStatus:
-        return next(status for status in self.discovery.statuses() if status.kind == "Pod")
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -161,19 +143,6 @@ async def until(condition: Callable[[], object]) -> None:
         if monotonic() > give_up_at_s:
             raise TimeoutError("the discovery does not come along")
         await asyncio.sleep(_TICK_S / 10)
-
-
-@asynccontextmanager
-async def following(kubeconfig: Path, wanted: Wanted) -> AsyncIterator[Stand]:
-    api = await Api.connect(Source(str(kubeconfig), environ={}))
-    stand = Stand(api, wanted)
-    task = asyncio.create_task(stand.discovery.run())
-    try:
-        yield stand
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        await api.close()
 
 
 def write_kubeconfig(url: str, folder: Path) -> Path:
@@ -191,35 +160,36 @@ def write_kubeconfig(url: str, folder: Path) -> Path:
 async def figures(url: str, kubeconfig: Path, pods: int) -> dict[str, float]:
     wanted = Wanted("default", selector="app=vllm", target_ports=(8000,))
     began_s, began_cpu_s = monotonic(), process_time()
-    async with following(kubeconfig, wanted) as stand, aiohttp.ClientSession() as http:
-        await stand.synced.wait()
-        assert len(stand.datastore) == pods
+    async with running(kubeconfig, wanted, Timing()) as run, aiohttp.ClientSession() as http:
+        await run.synced.wait()
+        assert len(run.datastore) == pods
         found = {"start_s": monotonic() - began_s, "start_cpu_s": process_time() - began_cpu_s}
-        stand.datastore.add_listener(stand)
-        await until(lambda: not stand.pods.age_s)  # the watch is open
+        departures = Departures()
+        run.datastore.add_listener(departures)
+        await until(lambda: not run.status("Pod").age_s)  # the watch is open
 
         query = {"rate": str(EVENTS_PER_S), "seconds": str(SECONDS)}
         began_s, began_cpu_s = monotonic(), process_time()
         await http.get(f"{url}/events", params=query)
-        await until(lambda: stand.pods.events >= EVENTS_PER_S * SECONDS)
+        await until(lambda: run.status("Pod").events >= EVENTS_PER_S * SECONDS)
         # The server makes all lines before it sends the first one; while it does, this process sleeps.
         found["cores"] = (process_time() - began_cpu_s) / SECONDS
 
         sending = asyncio.create_task(http.get(f"{url}/events", params=query))
-        found["removal_ms"] = 1e3 * await _slowest_removal(stand, http, url, pods)
+        found["removal_ms"] = 1e3 * await _slowest_removal(departures, http, url, pods)
         await sending
     return found
 
 
-async def _slowest_removal(stand: Stand, http: aiohttp.ClientSession, url: str, pods: int) -> float:
+async def _slowest_removal(departures: Departures, http: aiohttp.ClientSession, url: str, pods: int) -> float:
     slowest_s = 0.0
     for n in range(REMOVALS):
         await asyncio.sleep(SECONDS / REMOVALS)
         async with http.get(f"{url}/delete", params={"number": str(pods - 1 - n)}) as answer:
             told = await answer.json()
         name: str = told["name"]
-        await until(lambda name=name: name in stand.gone_at_s)  # type: ignore[misc]
-        slowest_s = max(slowest_s, stand.gone_at_s[name] - told["at_s"])
+        await until(lambda name=name: name in departures.gone_at_s)  # type: ignore[misc]
+        slowest_s = max(slowest_s, departures.gone_at_s[name] - told["at_s"])
     return slowest_s
 
 

@@ -25,9 +25,11 @@ import uvloop
 
 from epp.demo.processes import Children
 from epp.discovery.kubernetes.discovery import Wanted
-from tests.bench.bench_kubernetes import PODS, Stand, following, large_pod, until
+from epp.discovery.kubernetes.watcher import Timing
+from tests.bench.bench_kubernetes import PODS, Departures, large_pod, until
 from tests.support.control_plane import ADMIN_TOKEN, OFFICIAL_CRDS, ControlPlane
 from tests.support.kube_api import KubeApi
+from tests.support.kube_discovery import Running, running
 from tests.support.kube_objects import make_pool
 from tests.support.stack import eventually, start_epp
 
@@ -142,30 +144,31 @@ async def figures(plane: ControlPlane, pods: int) -> dict[str, Any]:
     found["pod_bytes"] = len(json.dumps(plane.api.get("v1", "Pod", _name(0), namespace="default")))
     for _ in range(STARTS):
         began_s, began_cpu_s = monotonic(), process_time()
-        async with following(plane.kubeconfig, WANTED) as stand:
-            await stand.synced.wait()
-            assert len(stand.datastore) == pods
+        async with running(plane.kubeconfig, WANTED, Timing()) as run:
+            await run.synced.wait()
+            assert len(run.datastore) == pods
             found["starts"].append((monotonic() - began_s, process_time() - began_cpu_s))
 
-    async with following(plane.kubeconfig, WANTED) as stand:
-        await stand.synced.wait()
-        stand.datastore.add_listener(stand)
-        await until(lambda: not stand.pods.age_s)  # the watch is open
+    async with running(plane.kubeconfig, WANTED, Timing()) as run:
+        await run.synced.wait()
+        departures = Departures()
+        run.datastore.add_listener(departures)
+        await until(lambda: not run.status("Pod").age_s)  # the watch is open
 
-        heard, began_cpu_s = stand.pods.events, process_time()
+        heard, began_cpu_s = run.status("Pod").events, process_time()
         (told,) = await writer(plane, "change", pods)
-        await until(lambda: stand.pods.events >= heard + told["events"])
+        await until(lambda: run.status("Pod").events >= heard + told["events"])
         found["event_us"] = 1e6 * (process_time() - began_cpu_s) / told["events"]
         found["rate"] = told["rate"]
 
         changing = asyncio.create_task(writer(plane, "trickle", pods))
         removals = await writer(plane, "remove", pods)
         (told,) = await changing
-        await until(lambda: all(one["name"] in stand.gone_at_s for one in removals))
+        await until(lambda: all(one["name"] in departures.gone_at_s for one in removals))
         found["rate_beside_removals"] = told["rate"]
         for since in ("sent_s", "answered_s"):
-            found[f"after_{since}"] = [stand.gone_at_s[one["name"]] - one[since] for one in removals]
-        _check(stand, plane, pods)
+            found[f"after_{since}"] = [departures.gone_at_s[one["name"]] - one[since] for one in removals]
+        _check(run, plane, pods)
     return found
 
 
@@ -179,14 +182,14 @@ async def ready_s(plane: ControlPlane, folder: Path) -> float:
         return monotonic() - began_s
 
 
-def _check(stand: Stand, plane: ControlPlane, pods: int) -> None:
+def _check(run: Running, plane: ControlPlane, pods: int) -> None:
     """At the end the endpoints are those that the server has."""
     ready = {
         pod["metadata"]["name"]
         for pod in plane.api.list("v1", "Pod", namespace="default")
         if "deletionTimestamp" not in pod["metadata"] and pod["status"]["conditions"][0]["status"] == "True"
     }
-    assert {endpoint.pod_name for endpoint in stand.datastore.endpoints} == ready
+    assert {endpoint.pod_name for endpoint in run.datastore.endpoints} == ready
 
 
 def measure(*, pods: int = PODS) -> dict[str, Any]:

@@ -32,11 +32,12 @@ DEADLINE_S = 90.0  # of a loaded machine
 
 
 class Running:
-    """`health` is what it told of being in step."""
+    """`health` is what it told of being in step, `synced` whether it has told anything."""
 
     def __init__(self, api: Api, wanted: Wanted, timing: Timing, listeners: Listeners | None = None) -> None:
         self.datastore = Datastore()
         self.health: list[bool] = []
+        self.synced = asyncio.Event()
         self.on_health: Callable[[], None] = lambda: None
         self.discovery = KubernetesDiscovery(
             api,
@@ -51,6 +52,7 @@ class Running:
 
     def _note(self, synced: bool) -> None:
         self.health.append(synced)
+        self.synced.set()
         self.on_health()
 
     @property
