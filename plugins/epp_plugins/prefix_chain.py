@@ -49,7 +49,7 @@ def size_of(block: int) -> int:
 def beginning(blocks: _Blocks, size: int) -> _Blocks:
     """As many of the first `blocks` as have room in `size` of the smallest."""
     for number, block in enumerate(blocks):
-        size -= size_of(block)
+        size -= 1 << (block >> SIZE_SHIFT)
         if size < 0:
             return blocks[:number]  # type: ignore[return-value]
     return blocks

@@ -106,7 +106,7 @@ class PrefixIndex:
         parts = self._parts
         added: list[int] = []
         shared: list[int] = []
-        if len(chain) > capacity // LARGEST_SIZE:
+        if len(chain) * LARGEST_SIZE > capacity:  # it may be longer than that
             chain = beginning(chain, capacity)
         new = 0
         for block in reversed(chain):
