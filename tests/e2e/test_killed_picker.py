@@ -89,13 +89,16 @@ async def test_nothing_is_lost_where_envoy_keeps_what_it_sends_and_may_do_withou
 
 
 async def test_nothing_is_lost_where_another_picker_is_asked(tmp_path: Path, sims: list[SimServer]) -> None:
-    """Though no request may pass without a decision, and bodies are streamed to the picker; those of answers are not."""
+    """Though no request may pass without a decision, and bodies are streamed to the picker; those of answers are not.
+
+    But for a request that the picker had decided when it was stopped: its answer's headers cannot be shown to another one.
+    """
     pool = Pool("pool", response_body=BodyMode.NONE, picker_retries=3)
     async with pickers(tmp_path, sims, pool) as (gateway, two):
         outcome = await kill_the_first(gateway, pool, two, known=2)
         again = await gateway.envoy.stats(r"cluster\.pool-epp\.upstream_rq_retry_success$")
 
-    assert outcome.load.failures == []
+    assert max((failure.number for failure in outcome.load.failures), default=-1) < outcome.stopped
     assert sum(again.values()) > 0
 
 
