@@ -14,6 +14,7 @@ import uvloop
 
 from epp.api import ConfigError
 from epp.app import StartError, load_config, serve
+from epp.cli.malloc import keep_freed_memory
 from epp.cli.options import HelpRequested, RunOptions, UsageError, help_text, parse
 from epp.cli.problems import print_problems
 from epp.config import InvalidConfig, Loaded
@@ -42,6 +43,7 @@ def _serve(options: RunOptions, loaded: Loaded) -> int:
     # Requests leave no circles behind; what is collected now and then is the exception, and must not cost each of them.
     gc.set_threshold(50_000, 20, 50)
     gc.freeze()
+    keep_freed_memory(os.environ)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve(options, loaded))
