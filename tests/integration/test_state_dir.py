@@ -18,12 +18,13 @@ from epp.config import Loaded, load_default, load_text
 from epp.state import StateDir
 from epp.state.file import Header, Writer
 from tests.support.configs import HEAD
-from tests.support.http_fakes import eventually
+from tests.support.http_fakes import eventually, page, serving
 from tests.support.loopback import loopback_options
 from tests.support.plugins import make_handle
 from tests.support.reloading import Steps
 
 PROMPT = "the same words again " * 100
+IDLE = b'vllm:num_requests_waiting{model_name="m"} 0\n'
 
 
 class Notebook(StateKeeper):
@@ -172,9 +173,14 @@ def test_what_a_killed_process_left_half_written_is_cleared_away(tmp_path: Path)
 # --- the service -----------------------------------------------------------------------------------------------------------
 
 
-def service(state_dir: Path, *, config: Loaded | None = None, every_s: float = 60.0, port: int = 8000) -> Service:
+NOBODY = ("127.0.0.1:8000", "127.0.0.1:8001")
+
+
+def service(
+    state_dir: Path, *, config: Loaded | None = None, every_s: float = 60.0, endpoints: tuple[str, ...] = NOBODY
+) -> Service:
     options = loopback_options(
-        endpoints=(f"127.0.0.1:{port}", "127.0.0.1:8001"),
+        endpoints=endpoints,
         state_dir=str(state_dir),
         state_save_interval_s=every_s,
     )
@@ -196,17 +202,20 @@ def ask(made: Service) -> tuple[str, int]:
 
 
 async def test_a_restart_keeps_the_affinity(tmp_path: Path) -> None:
-    before = service(tmp_path / "state")
-    await before.start()
-    chosen, first = ask(before)
-    await before.stop()
-    after = service(tmp_path / "state")
-    await after.start()
-    try:
-        assert first == 0
-        assert ask(after) == (chosen, 8)
-    finally:
-        await after.stop()
+    # Servers that answer: one that does not is left out as soon as that has been found.
+    async with serving(page(IDLE)) as one, serving(page(IDLE)) as other:
+        endpoints = tuple(f"127.0.0.1:{server.port}" for server in (one, other))
+        before = service(tmp_path / "state", endpoints=endpoints)
+        await before.start()
+        chosen, first = ask(before)
+        await before.stop()
+        after = service(tmp_path / "state", endpoints=endpoints)
+        await after.start()
+        try:
+            assert first == 0
+            assert ask(after) == (chosen, 8)
+        finally:
+            await after.stop()
 
 
 async def test_it_is_saved_now_and_then(tmp_path: Path) -> None:
