@@ -83,11 +83,9 @@ class PrefixIndex:
         for number, block in enumerate(chain.blocks):
             left = holders & parts[block & _PART_OF].get(block, 0)
             if left != holders:
-                level = block >> SIZE_SHIFT
-                if level:
-                    self._count_parts(chain, chain.depth(number), level, chain.before(number), holders ^ left, matched)
-                elif number:
-                    _add_for_rows(matched, holders ^ left, chain.depth(number))
+                if number:
+                    depth, after = chain.depth(number), chain.before(number)
+                    self._count_parts(chain, depth, block >> SIZE_SHIFT, after, holders ^ left, matched)
                 holders = left
                 if not left:
                     return
@@ -239,7 +237,7 @@ class PrefixIndex:
 
         Where a shorter prompt ended, it left smaller blocks, which a longer one has not.
         """
-        for smaller in range(level - 1, -1, -1):
+        for smaller in reversed(range(level)):
             block = chain.part(depth, smaller, after=after)
             having = rows & self._parts[block & _PART_OF].get(block, 0)
             if having:

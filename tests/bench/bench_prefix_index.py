@@ -150,7 +150,8 @@ def replayed(trace: Path) -> Iterator[bytes]:
 def compare(trace: Path) -> None:
     pairs = [(Lru(capacity), Ours(capacity)) for capacity in (8_000, 40_000, 160_000)]
     prompts = blocks = 0
-    for prompts, prompt in enumerate(replayed(trace), 1):  # noqa: B007
+    for prompt in replayed(trace):
+        prompts += 1
         blocks += len(prompt) // BLOCK_BYTES
         for pair in pairs:
             for one in pair:
