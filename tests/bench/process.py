@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tests.support.process_tree import family
+from tests.support.processes import family
 
 _PROC: Final = Path("/proc")
 _CPUCLOCK_SCHED: Final = 2

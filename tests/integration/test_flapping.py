@@ -31,6 +31,7 @@ from epp.director.director import Director
 from epp.server.session import ExtProc, Session
 from tests.support.extproc import POST, request_body, request_headers, response_headers
 from tests.support.http_fakes import FakeServer, drip, eventually, hang, head, page, raw, serving
+from tests.support.processes import open_files
 from tests.support.service import make_director
 
 SECONDS: Final = float(os.environ.get("EPP_FLAP_SECONDS", "5"))
@@ -190,11 +191,7 @@ def _memory_bytes(servers: list[FakeServer]) -> int:
 
 def _sockets() -> set[str]:
     """The sockets that this process has open."""
-    found = set()
-    for descriptor in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(FileNotFoundError):
-            found.add(os.readlink(f"/proc/self/fd/{descriptor}"))
-    return {target for target in found if target.startswith("socket:")}
+    return {file for file in open_files(os.getpid()) if file.startswith("socket:")}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="open files are counted in /proc")

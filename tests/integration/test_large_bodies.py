@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 from epp.demo.processes import Children
 from epp.extproc.exchange import BodyMode
 from tests.support.extproc import request_body, request_headers
+from tests.support.processes import status
 from tests.support.stack import Epp, start_epp
 
 PIECE_BYTES = 16_384  # as large as Envoy's
@@ -23,10 +23,7 @@ MODE = BodyMode.FULL_DUPLEX_STREAMED
 
 
 def peak_bytes(epp: Epp) -> int:
-    status = Path(f"/proc/{epp.child.process.pid}/status").read_text()
-    found = re.search(r"VmHWM:\s+(\d+) kB", status)
-    assert found is not None
-    return int(found[1]) * 1024
+    return int(status(epp.child.pid)["VmHWM"].split()[0]) * 1024
 
 
 def messages(piece: bytes) -> Iterator[bytes]:

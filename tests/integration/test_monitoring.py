@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import json
 import math
@@ -21,6 +20,7 @@ import yaml
 from epp.demo.processes import Children, wait_for_http, wait_until
 from epp.sim import SimConfig, SimServer, StepCost
 from tests.support import tools
+from tests.support.processes import open_files
 from tests.support.stack import Stack, start_stack
 
 ROOT = Path(__file__).parents[2]
@@ -237,11 +237,7 @@ async def start_prometheus(children: Children, program: str, folder: Path, targe
 
 def listening_ports(pid: int) -> Iterator[int]:
     """TCP ports that a process listens on: Prometheus does not say which one it got (proc(5))."""
-    sockets = set()
-    for link in Path(f"/proc/{pid}/fd").iterdir():
-        # A descriptor may be closed before it is looked at.
-        with contextlib.suppress(OSError):
-            sockets.add(str(link.readlink()))
+    sockets = set(open_files(pid))
     for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]:
         _, local, _, state, *rest = line.split()
         if state == "0A" and f"socket:[{rest[5]}]" in sockets:

@@ -18,6 +18,7 @@ from epp_predictor.fitting import Recipe
 from epp_predictor.messages import put_snapshot
 from epp_predictor.samples import OBSERVED
 from tests.support.latency_world import draw
+from tests.support.processes import has_ended
 from tests.unit.predictor.test_trainer import drawn
 
 QUICK = ProcessSettings(
@@ -244,7 +245,7 @@ def test_when_its_owner_is_killed_it_ends(tmp_path: Path) -> None:
     owner.wait()
 
     end_s = time.monotonic() + 30
-    while Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1][:3]:
+    while not has_ended(pid):
         assert time.monotonic() < end_s
         time.sleep(0.01)
     owner.stdout.close()

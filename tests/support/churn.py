@@ -7,7 +7,6 @@ as a rolling update does; a server that was replaced answers what it has, and en
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
 from collections import deque
 from pathlib import Path
@@ -21,6 +20,7 @@ from epp.envoy.bootstrap import bootstrap
 from epp.envoy.options import BootstrapOptions
 from epp.sim import SimConfig, SimServer, StepCost
 from tests.support.control_plane import OFFICIAL_CRDS, ControlPlane
+from tests.support.processes import open_files, status
 from tests.support.stack import Epp, eventually, start_epp
 from tests.support.steady_load import Failure, steady_load
 
@@ -137,19 +137,13 @@ async def _known(epp: Epp) -> set[str]:
 
 async def _process(epp: Epp) -> Process:
     _, page = await epp.page("/metrics")
-    folder = Path(f"/proc/{epp.child.pid}")
-    fields = dict(line.split(":", 1) for line in (folder / "status").read_text().splitlines())
-    links = [os.readlink(link) for link in _open_files(folder)]
+    fields = status(epp.child.pid)
     return Process(
         memory_mib=int(fields["VmRSS"].split()[0]) / 1024,
-        sockets=sum(link.startswith("socket:") for link in links),
+        sockets=sum(file.startswith("socket:") for file in open_files(epp.child.pid)),
         threads=int(fields["Threads"]),
         series=sum(not line.startswith("#") for line in page.splitlines()),
     )
-
-
-def _open_files(folder: Path) -> list[Path]:
-    return [link for link in (folder / "fd").iterdir() if link.is_symlink()]
 
 
 def _pool(port: int) -> dict[str, Any]:

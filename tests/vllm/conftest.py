@@ -16,7 +16,7 @@ import aiohttp
 import pytest
 
 from tests.support.ports import free_ports
-from tests.support.process_tree import children, family
+from tests.support.processes import children, family
 
 HERE: Final = Path(__file__).parent
 MODEL: Final = HERE / "models" / "tiny"
