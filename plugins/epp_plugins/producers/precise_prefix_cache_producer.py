@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Sequence
-from typing import Annotated, Any, Final, Literal
+from collections.abc import Iterator, Sequence
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -36,10 +35,11 @@ from epp_plugins.cache_calibration import Action
 from epp_plugins.cache_check import CacheCheck
 from epp_plugins.durations import seconds
 from epp_plugins.kv_events.feed import Trust
-from epp_plugins.kv_events.followers import Followers, Ports
-from epp_plugins.kv_events.index import BlockIndex, Found, Source
-from epp_plugins.kv_events.keys import TOKEN_BYTES, BlockKeys, EngineKeys, TokenKeys, extras_of
-from epp_plugins.kv_events.vllm_hashes import ALGORITHMS, SEEDED, VllmHashes
+from epp_plugins.kv_events.followers import Followers
+from epp_plugins.kv_events.index import Found, Source
+from epp_plugins.kv_events.keys import TOKEN_BYTES, extras_of
+from epp_plugins.kv_events.parameters import Indexer, KvEvents, TokenProcessor
+from epp_plugins.kv_events.speculation import Promise, Speculation
 from epp_plugins.prefix_choice import PrefixChoice, guessed_blocks
 
 _UNSAID_BLOCK: Final = 16  # tokens; what a match is counted in before an engine has told
@@ -57,75 +57,6 @@ _COUNTERS: Final = (
 )
 
 
-class _Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    """Parameters are nested as in the Go EPP."""
-
-
-class TokenProcessor(_Struct, frozen=True):
-    """`hashAlgorithm` cbor-fnv and xxh64: keys are made from tokens on both sides, whatever the engines' algorithm, seed and
-    block size. The name of an algorithm of vLLM: keys are the engines' own hashes, with `hashSeed` their PYTHONHASHSEED.
-    """
-
-    block_size_tokens: Annotated[int, msgspec.Meta(ge=0)] = 0
-    block_size: Annotated[int, msgspec.Meta(ge=0)] = 0
-    hash_seed: str = ""
-    hash_algorithm: Literal["cbor-fnv", "xxh64", "sha256", "sha256_cbor", "xxhash", "xxhash_cbor"] = "cbor-fnv"
-
-
-class InMemory(_Struct, frozen=True):
-    size: Annotated[int, msgspec.Meta(gt=0)] = 100_000_000  # blocks
-    pod_cache_size: Annotated[int, msgspec.Meta(gt=0)] = 10
-
-
-class CostAware(_Struct, frozen=True):
-    size: str = "2GiB"
-
-
-class Redis(_Struct, frozen=True):
-    address: str = "redis://127.0.0.1:6379"
-
-
-class BlockIndexConfig(_Struct, frozen=True):
-    in_memory_config: InMemory = InMemory()
-    cost_aware_memory_config: CostAware | None = None
-    redis_config: Redis | None = None
-    enable_metrics: bool = False
-    metrics_logging_interval: int | str = 0
-
-
-class Backend(_Struct, frozen=True):
-    """A tier of the engines' caches, and what a block there counts."""
-
-    name: str
-    weight: Annotated[float, msgspec.Meta(ge=0, le=1)]
-
-
-class Indexer(_Struct, frozen=True):
-    kv_block_index_config: BlockIndexConfig = msgspec.field(default=BlockIndexConfig(), name="kvBlockIndexConfig")
-    kv_cache_backend_configs: tuple[Backend, ...] = msgspec.field(
-        default=(Backend("gpu", 1.0), Backend("cpu", 0.8)), name="kvCacheBackendConfigs"
-    )
-
-
-class PodDiscovery(_Struct, frozen=True):
-    """`socketPort` 0: every endpoint is asked for its sources (vLLM's /kv_event_sources)."""
-
-    pod_label_selector: str = "llm-d.ai/inference-serving=true"
-    pod_namespace: str = ""
-    socket_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 5557
-    replay_socket_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
-
-
-class KvEvents(_Struct, frozen=True):
-    zmq_endpoint: str = ""
-    topic_filter: str = "kv@"
-    concurrency: Annotated[int, msgspec.Meta(gt=0)] = 4
-    engine_type: Literal["vllm", "sglang"] = "vllm"
-    discover_pods: bool = True
-    pod_discovery_config: PodDiscovery = PodDiscovery()
-    max_lag: str = "1s"
-
-
 class _View(msgspec.Struct, frozen=True):
     """Whom to believe at the moment: the bits of sources by block size, and how far to believe each row (see Trust)."""
 
@@ -135,20 +66,12 @@ class _View(msgspec.Struct, frozen=True):
     unsure: bool  # not all endpoints are believed in full
 
 
-class _Expected(msgspec.Struct):
-    """Blocks that a pick has promised. `over`: they have been taken back."""
-
-    until_s: float
-    added: list[tuple[int, int]]
-    over: bool = False
-
-
 class _Asked(msgspec.Struct):
     """What one request's prompts are in blocks: chains by block size."""
 
     chains: dict[int, list[list[int]]]
     told: PrefixMatch | None = None  # what engines have told, whether it was published or not
-    expected: _Expected | None = None
+    promise: Promise | None = None
     sent: tuple[Endpoint, PrefixMatch] | None = None  # what was told of the endpoint that answers; None: nothing was
 
 
@@ -173,7 +96,7 @@ class PrecisePrefixCacheProducer(DataProducer, PreRequest, ResponseComplete, End
 
     type = "precise-prefix-cache-producer"
 
-    class Params(_Struct, frozen=True):
+    class Params(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
         token_processor_config: TokenProcessor = TokenProcessor()
         indexer_config: Indexer = Indexer()
         kv_events_config: KvEvents = msgspec.field(default=KvEvents(), name="kvEventsConfig")
@@ -189,16 +112,16 @@ class PrecisePrefixCacheProducer(DataProducer, PreRequest, ResponseComplete, End
         self._guess_key = data_key(PREFIX_MATCH, params.fallback_producer_name)
         if self._guess_key == self._key:
             raise ConfigError("fallbackProducerName: is this plugin itself")
-        self._keys = _make_keys(params.token_processor_config)
-        self._index = _make_index(params.indexer_config)
         processor = params.token_processor_config
+        self._keys = processor.keys()
+        self._index = params.indexer_config.index()
         self._unsaid_block = processor.block_size_tokens or processor.block_size or _UNSAID_BLOCK
-        self._speculative_s = seconds(params.speculative_ttl, parameter="speculativeTTL")
+        lifetime_s = seconds(params.speculative_ttl, parameter="speculativeTTL")
+        self._speculation = Speculation(self._index, handle.clock, lifetime_s)
         max_lag_s = seconds(params.kv_events_config.max_lag, parameter="kvEventsConfig.maxLag")
         self._followers = Followers(handle, self._index, self._keys, max_lag_s=max_lag_s, changed=self._changed)
-        self._ports = _ports_of(params.kv_events_config)
+        self._ports = params.kv_events_config.ports()
         self._view: _View | None = None
-        self._expected: deque[_Expected] = deque()
         self._warned_of_tokens = False
         self._check = CacheCheck(handle)
         self._choice = PrefixChoice(self._check)
@@ -231,7 +154,7 @@ class PrecisePrefixCacheProducer(DataProducer, PreRequest, ResponseComplete, End
         if prompt is None or not prompt.prompts or not all(p.tokenized for p in prompt.prompts):
             self._publish_guess(request, prompt, guess)
             return
-        self._drop_expected()
+        self._speculation.expire()
         view = self._current()
         unit = min((size for size, _ in view.by_size), default=guess.block_size_tokens if guess else self._unsaid_block)
         asked = _Asked({})
@@ -287,7 +210,7 @@ class PrecisePrefixCacheProducer(DataProducer, PreRequest, ResponseComplete, End
         if len(result.profiles) == 1 and told is not None and told.told is not None and told.told.item(target.row):
             asked.sent = target, told
         if self.params.speculative_indexing:
-            self._speculate(asked, result)
+            asked.promise = self._speculation.promise(self._promised(asked, result))
         asked.chains = {}
 
     def response_complete(self, request: Request, response: Response) -> None:
@@ -295,8 +218,8 @@ class PrecisePrefixCacheProducer(DataProducer, PreRequest, ResponseComplete, End
         if asked is None:
             return
         if not 200 <= response.status < 300:
-            if asked.expected is not None:
-                self._take_back(asked.expected)
+            if asked.promise is not None:
+                self._speculation.take_back(asked.promise)
             return
         if asked.sent is not None:
             self._compare(*asked.sent, response)
@@ -440,36 +363,17 @@ class PrecisePrefixCacheProducer(DataProducer, PreRequest, ResponseComplete, End
                 guess.matched_blocks, guess.total_blocks, guess.block_size_tokens, told=none
             )
 
-    # --- speculation -------------------------------------------------------------------------------------------------
-
-    def _speculate(self, asked: _Asked, result: SchedulingResult) -> None:
-        added: list[tuple[int, int]] = []
+    def _promised(self, asked: _Asked, result: SchedulingResult) -> Iterator[tuple[list[Source], list[int]]]:
+        """What each profile's first endpoint is about to hold."""
         for profile in result.profiles.values():
-            if profile is not None and profile.endpoints:
-                added += self._expect(profile.endpoints[0], asked)
-        if added:
-            asked.expected = _Expected(self.handle.clock() + self._speculative_s, added)
-            self._expected.append(asked.expected)
-
-    def _expect(self, endpoint: Endpoint, asked: _Asked) -> list[tuple[int, int]]:
-        by_size: dict[int, list[Source]] = {}
-        for publisher in self._followers.of(endpoint):
-            by_size.setdefault(publisher.cache.block_size, []).append(publisher.cache.source)
-        added: list[tuple[int, int]] = []
-        for size, sources in by_size.items():
-            for chain in asked.chains.get(size, ()):
-                added += self._index.expect(sources, chain)
-        return added
-
-    def _drop_expected(self) -> None:
-        now = self.handle.clock()
-        while self._expected and (self._expected[0].over or self._expected[0].until_s <= now):
-            self._take_back(self._expected.popleft())
-
-    def _take_back(self, expected: _Expected) -> None:
-        if not expected.over:
-            expected.over = True
-            self._index.forget(expected.added)
+            if profile is None or not profile.endpoints:
+                continue
+            by_size: dict[int, list[Source]] = {}
+            for publisher in self._followers.of(profile.endpoints[0]):
+                by_size.setdefault(publisher.cache.block_size, []).append(publisher.cache.source)
+            for size, sources in by_size.items():
+                for chain in asked.chains.get(size, ()):
+                    yield sources, chain
 
 
 def _fill_in(found: Found, trust: Floats, guess: PrefixMatch | None, total: int) -> None:
@@ -484,35 +388,3 @@ def _fill_in(found: Found, trust: Floats, guess: PrefixMatch | None, total: int)
 
 def _count(prompt: Prompt, block_size: int) -> int:
     return len(prompt.data) // (block_size * TOKEN_BYTES)
-
-
-def _make_keys(config: TokenProcessor) -> BlockKeys:
-    if config.hash_algorithm not in ALGORITHMS:
-        return TokenKeys()
-    if not config.hash_seed and config.hash_algorithm not in SEEDED:
-        raise ConfigError(
-            f"tokenProcessorConfig.hashSeed: {config.hash_algorithm} has another seed in every engine; set PYTHONHASHSEED in "
-            "all of them, and here, or leave hashAlgorithm out"
-        )
-    return EngineKeys(VllmHashes(config.hash_algorithm, config.hash_seed))
-
-
-def _make_index(config: Indexer) -> BlockIndex:
-    tiers: dict[str, float] = {}
-    for i, backend in enumerate(config.kv_cache_backend_configs):
-        name = backend.name.lower()
-        if not name or name in tiers:
-            raise ConfigError(
-                f"indexerConfig.kvCacheBackendConfigs[{i}].name: expected another tier, got {backend.name!r}"
-            )
-        tiers[name] = backend.weight
-    if not tiers:
-        raise ConfigError("indexerConfig.kvCacheBackendConfigs: there has to be at least one")
-    return BlockIndex(tiers, capacity=config.kv_block_index_config.in_memory_config.size)
-
-
-def _ports_of(config: KvEvents) -> Ports | None:
-    if not config.discover_pods:
-        return None
-    pods: Any = config.pod_discovery_config
-    return Ports(pods.socket_port, pods.replay_socket_port)
