@@ -55,7 +55,8 @@ class Subscriber(Protocol):
         ...
 
     def received(self, messages: Sequence[list[bytes]], *, more: bool) -> None:
-        """Frames of each message, in order. `more`: further ones wait to be read."""
+        """Frames of each message, in order. `more`: others may wait to be read; where none does, no messages follow, and not
+        `more`."""
         ...
 
 

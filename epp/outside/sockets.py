@@ -50,6 +50,7 @@ class SubSocket:
         self._loop = asyncio.get_running_loop()
         self._socket: zmq.Socket[bytes] | None = context.socket(zmq.SUB)
         self._again: asyncio.Handle | None = None
+        self._told_more = False
         socket = self._socket
         socket.linger = 0
         socket.rcvhwm = _MOST_WAITING
@@ -129,7 +130,8 @@ class SubSocket:
             return
         if more:
             self._read_again()
-        if messages:
+        if messages or (self._told_more and not more):
+            self._told_more = more
             self._to.received(messages, more=more)
 
     def _read_again(self) -> None:

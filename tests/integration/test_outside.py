@@ -13,7 +13,7 @@ import zmq.asyncio
 from aiohttp import web
 
 from epp.api import Dialogue, OutsideError
-from epp.outside import World
+from epp.outside import World, sockets
 from tests.support.ports import free_port
 
 
@@ -176,6 +176,28 @@ async def test_a_flood_leaves_turns_to_others(world: World) -> None:
         flood.join()
 
     assert turns >= 20_000 / 64 / 2
+
+
+async def test_a_listener_that_was_told_of_more_is_told_when_there_is_none(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sockets, "_AT_ONCE", 1)  # each message may be followed by another one
+    told: list[tuple[int, bool]] = []
+
+    class Noting(Listener):
+        def received(self, messages: Sequence[list[bytes]], *, more: bool) -> None:
+            told.append((len(messages), more))
+            super().received(messages, more=more)
+
+    listener = Noting()
+    with publishing() as (socket, address):  # type: ignore[misc]
+        world.subscribe(listener, address)
+        assert await asyncio.to_thread(socket.recv) == b"\x01"
+        for _ in range(3):
+            socket.send_multipart([b"t"])
+        await listener.until(lambda: len(listener.messages) == 3 and told[-1] == (0, False))
+
+    assert [entry for entry in told if entry[0]] == [(1, True)] * 3
 
 
 async def test_what_a_listener_raises_does_not_end_the_reading(world: World, caplog: pytest.LogCaptureFixture) -> None:

@@ -190,6 +190,11 @@ class Followers:
             publisher.follow(max_lag_s=self._max_lag_s)
         publisher.received([frames], more=more)
 
+    def caught_up(self) -> None:
+        """Nothing waits on the shared socket."""
+        for publisher in self.publishers():
+            publisher.caught_up()
+
     def doubt(self) -> None:
         """A connection of the shared socket is gone, and nothing says whose."""
         for publisher in self.publishers():
@@ -226,6 +231,8 @@ class _Shared:
     def received(self, messages: Sequence[list[bytes]], *, more: bool) -> None:
         for frames in messages:
             self._followers.shared(frames, more=more)
+        if not more:
+            self._followers.caught_up()
 
 
 def _tcp(endpoint: Endpoint, port: int) -> str:

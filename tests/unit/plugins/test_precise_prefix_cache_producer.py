@@ -374,6 +374,28 @@ def test_one_socket_for_all_is_bound_with_the_topic() -> None:
     assert bench.sockets.bound == {"tcp://*:5557": b"kv@"}
 
 
+def test_who_was_late_on_a_socket_for_all_is_believed_once_nothing_waits_there() -> None:
+    bench = Bench(2, kvEventsConfig={"zmqEndpoint": "tcp://*:5557", "discoverPods": False, "topicFilter": "kv@"})
+    shared = bench.sockets.subscribers["tcp://*:5557"]
+
+    def publish(row: int, number: int, *, late_s: float = 0.0, more: bool) -> None:
+        topic = f"kv@10.0.0.{row + 1}:8000@m".encode()
+        payload = msgspec.msgpack.encode([bench.clock.now - late_s, [stored(TOKENS)], 0])
+        shared.received([[topic, number.to_bytes(8, "big"), payload]], more=more)
+
+    publish(0, 0, more=False)
+    publish(0, 1, late_s=5.0, more=True)
+    assert bench.blocks() == [0, 0]
+
+    publish(1, 0, more=False)
+    assert bench.blocks() == [10, 10]
+
+    publish(0, 2, late_s=5.0, more=True)
+    assert bench.blocks() == [0, 10]
+    shared.received([], more=False)
+    assert bench.blocks() == [10, 10]
+
+
 def test_no_source_at_all_is_said(caplog: pytest.LogCaptureFixture) -> None:
     Bench(0, kvEventsConfig={"discoverPods": False})
 
