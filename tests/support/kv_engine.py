@@ -68,7 +68,7 @@ class FakeEngine:
         return self._ports[0]
 
     async def until_subscribed(self, rank: int = 0) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(90):
             while not self.subscribers[rank]:
                 self._arrived.clear()
                 await self._arrived.wait()
@@ -181,10 +181,11 @@ def _hash(tokens: Sequence[int]) -> int:
 
 
 def _bind(socket: zmq.asyncio.Socket, port: int) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while True:
         with contextlib.suppress(zmq.ZMQError):
             socket.bind(f"tcp://127.0.0.1:{port}")
             return
         if time.monotonic() > deadline:
             raise TimeoutError(f"port {port} does not become free")
+        time.sleep(0.001)  # until ZeroMQ's own thread has closed what was bound before
