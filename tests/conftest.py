@@ -9,11 +9,16 @@ from itertools import count
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support.control_plane import ControlPlane
 from tests.support.tools import ToolMissingError
 
 _NUMBERS = count(1)
+
+# A slow machine shall fail no property test.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")

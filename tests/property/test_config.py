@@ -66,7 +66,7 @@ def problems_of(text: str) -> tuple[Problem, ...]:
     return resolved_of(pipeline).warnings
 
 
-@settings(max_examples=2500, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=2500, suppress_health_check=list(HealthCheck))
 @given(text=st.sampled_from(TEXTS), changes=edits)
 def test_a_changed_configuration_is_used_or_explained(text: str, changes: list[tuple[str, object, object]]) -> None:
     changed = mutate(text, changes)
@@ -77,7 +77,7 @@ def test_a_changed_configuration_is_used_or_explained(text: str, changes: list[t
     assert all(0 <= p.line <= last and p.message for p in problems)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.text(max_size=200))
 def test_any_text_is_used_or_explained(text: str) -> None:
     assert all(str(p).startswith("c.yaml") for p in problems_of(text))
@@ -96,7 +96,7 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.dictionaries(st.sampled_from(["a", "limit", "rules", "matchLabels", "plugins"]), values, max_size=4))
 def test_any_values_as_parameters_are_used_or_explained(parameters: dict[str, object]) -> None:
     body = f"plugins: [{{type: queue-scorer}}, {{type: keep-all, parameters: {json.dumps(parameters, ensure_ascii=False)}}}]\n"
@@ -104,7 +104,7 @@ def test_any_values_as_parameters_are_used_or_explained(parameters: dict[str, ob
     assert all(line[0].isdigit() or "default plugin" in line for line in report(body))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(values)
 def test_json_reads_as_json(value: object) -> None:
     problems = Problems("f")

@@ -90,7 +90,7 @@ ways = st.tuples(bodies, st.lists(st.integers(0, 5000), max_size=12), st.boolean
 
 @given(requests=st.lists(ways, min_size=1, max_size=3))
 @example(requests=[(b'{"model": "m", "prompt": "' + b"x" * 200_000 + b'"}', [1, 62_000, 62_001, 199_999], True)])
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_any_chunking_of_a_body_gives_the_same_decision_and_the_same_bytes(
     requests: list[tuple[bytes, list[int], bool]],
 ) -> None:
@@ -304,7 +304,7 @@ whole_requests = st.builds(
 
 
 @given(parts=st.lists(st.one_of(whole_requests, st.lists(steps, max_size=6)), max_size=8))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_after_any_order_of_events_every_counter_is_zero(parts: list[list[tuple[str, int, Any]]]) -> None:
     async def scenario() -> tuple[dict[str, float], list[object]]:
         world = World()

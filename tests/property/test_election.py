@@ -85,7 +85,7 @@ class World:
         await asyncio.sleep(CALM_S)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(seed=st.integers(0, 2**32))
 def test_there_are_never_two_leaders_and_in_calm_times_there_is_one(seed: int) -> None:
     async def play() -> list[str]:
@@ -104,7 +104,7 @@ def test_there_are_never_two_leaders_and_in_calm_times_there_is_one(seed: int) -
     assert len(run_virtually(play())) == 1
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 2**32))
 def test_a_lease_deleted_by_hand_makes_two_leaders_until_the_next_renewal_only(seed: int) -> None:
     """Nothing can prevent that: who deletes a lease says that it is free. But the one before hears it at its next renewal."""

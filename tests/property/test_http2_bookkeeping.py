@@ -103,7 +103,7 @@ class Chaos:
 
 
 @given(steps=st.lists(STEPS, max_size=60))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_totals_match_what_is_held_after_every_step(steps: list[tuple[str, int, int | None]]) -> None:
     chaos = Chaos()
     for step in steps:

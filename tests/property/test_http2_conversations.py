@@ -65,7 +65,7 @@ def heard(wire_bytes: bytes, cuts: list[int]) -> list[Event]:
 
 
 @given(calls=calls_strategy, rng=randoms, data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_events_do_not_depend_on_where_the_bytes_are_cut(
     calls: list[Messages], rng: random.Random, data: st.DataObject
 ) -> None:
@@ -135,7 +135,7 @@ class Exchange:
     client_window=st.sampled_from([0, 1, 37, 500, 65_535]),
     server_window=st.sampled_from([1, 40, 700, 65_535]),
 )
-@settings(max_examples=40, deadline=None, phases=NO_SHRINKING)
+@settings(max_examples=40, phases=NO_SHRINKING)
 def test_every_byte_comes_back_through_any_windows(
     calls: list[Messages], rng: random.Random, client_window: int, server_window: int
 ) -> None:
@@ -172,7 +172,7 @@ def test_every_byte_comes_back_through_any_windows(
     edits=st.lists(st.tuples(st.integers(0, 10_000), st.binary(max_size=12), st.integers(0, 12)), max_size=6),
     keep_preface=st.booleans(),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_broken_bytes_end_in_frames_never_in_exceptions(
     calls: list[Messages], rng: random.Random, edits: list[tuple[int, bytes, int]], keep_preface: bool
 ) -> None:

@@ -32,7 +32,7 @@ def table(decoder: HeaderDecoder) -> list[Field]:
 
 
 @given(blocks=st.lists(encoded, max_size=12))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_encoded_lists_decode_to_what_hpack_decodes(
     blocks: list[tuple[list[tuple[bytes, bytes, bool]], bool, int]],
 ) -> None:
@@ -53,7 +53,7 @@ def test_encoded_lists_decode_to_what_hpack_decodes(
 
 
 @given(blocks=st.lists(st.binary(max_size=60), min_size=1, max_size=6))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_bytes_decode_or_fail_as_hpack_does(blocks: list[bytes]) -> None:
     theirs, mine = hpack.Decoder(LIST_BYTES), HeaderDecoder(LIST_BYTES)
     for block in blocks:

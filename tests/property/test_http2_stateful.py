@@ -376,5 +376,5 @@ class Interleaving(RuleBasedStateMachine):
         assert call.received == b"".join(map(message, call.messages))
 
 
-Interleaving.TestCase.settings = settings(max_examples=60, stateful_step_count=50, deadline=None)
+Interleaving.TestCase.settings = settings(max_examples=60, stateful_step_count=50)
 test_any_interleaving_keeps_every_byte_and_leaves_nothing = Interleaving.TestCase

@@ -101,7 +101,7 @@ class World:
         return {e.name: (e.host_port, dict(e.labels)) for e in self.datastore.endpoints}
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(_steps, max_size=40))
 def test_the_endpoints_are_those_of_the_pods_that_there_are(steps: list[tuple[str, Any, Any]]) -> None:
     world = World()

@@ -118,5 +118,5 @@ class Requests(RuleBasedStateMachine):
             assert (self.producer._running.tightest_ms == inf).all()
 
 
-Requests.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+Requests.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
 TestRequests = Requests.TestCase

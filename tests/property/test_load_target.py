@@ -95,7 +95,7 @@ class Case:
 
 
 @given(st.data())
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_what_is_known_is_what_the_last_pages_have_shown(data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(sorted(PARTS)))
     engine = ENGINES.of_labels({LABEL: engine_of(PAGES[name])})
@@ -143,7 +143,7 @@ def _check(value: float, shown: tuple[float, float] | None, now: float, *, fresh
 
 
 @given(st.lists(st.sampled_from(sorted(PARTS)).flatmap(damaged) | st.binary(max_size=80), min_size=1, max_size=6))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_a_server_that_changes_its_engine_and_its_mind_is_followed_without_an_exception(pages: list[bytes]) -> None:
     case = Case()
 

@@ -98,7 +98,7 @@ def reference(page: bytes) -> dict[str, dict[frozenset[tuple[str, str]], float]]
 
 
 @given(mutated())
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @example(b'vllm:num_requests_waiting{a="1"} 1\nvllm:num_requests_waiting{a="1"} 2')
 @example(b'vllm:num_requests_waiting{a="}"}1 5\r\n \tvllm:num_requests_waiting 2 7')
 def test_no_number_differs_from_the_reference_parsers(page: bytes) -> None:
@@ -114,7 +114,7 @@ def test_no_number_differs_from_the_reference_parsers(page: bytes) -> None:
 
 
 @given(st.lists(st.one_of(mutated(), st.sampled_from(SEEDS), st.binary(max_size=40)), min_size=2, max_size=6))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @example([b"f_x 1\nvllm:num_requests_waiting 1\n", b"f_x 1\nvllm:num_requests_waiting_by_reason 1\n"])
 @example([b"vllm:num_requests_waiting 1", b"\nvllm:num_requests_waiting 1", b" vllm:num_requests_waiting 1 2"])
 def test_following_a_server_finds_what_scanning_each_page_finds(pages: list[bytes]) -> None:
@@ -128,7 +128,7 @@ def test_following_a_server_finds_what_scanning_each_page_finds(pages: list[byte
 
 
 @given(st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_following_small_changes_finds_what_scanning_finds(data: st.DataObject) -> None:
     """As a server goes on: the same page with another number here, a series more or fewer there."""
     page = data.draw(st.sampled_from(SEEDS))
@@ -163,7 +163,7 @@ def test_the_unchanged_pages_are_read_completely() -> None:
 
 
 @given(st.one_of(st.binary(max_size=300), mutated(), st.lists(PIECES, max_size=40).map(b"".join)))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_no_bytes_make_reading_raise(page: bytes) -> None:
     engines = load_engines()
 
@@ -208,7 +208,7 @@ def test_a_spec_is_read_or_refused_with_a_position(text: str) -> None:
     ).map(b"".join),
     st.lists(st.integers(1, 9), min_size=1, max_size=8),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_http_is_read_the_same_in_any_split_or_refused(data: bytes, sizes: list[int]) -> None:
     def outcome(pieces: list[bytes]) -> object:
         reader = ResponseReader(max_body_bytes=50)

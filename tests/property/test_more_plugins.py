@@ -91,7 +91,7 @@ def situations(draw: st.DrawFn) -> tuple[Fleet, Request]:
 
 @pytest.mark.parametrize("kind", SCORERS, ids=lambda p: p.type)
 @given(situation=situations())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_scores_are_one_number_in_range_per_candidate(kind: type[Scorer], situation: tuple[Fleet, Request]) -> None:
     fleet, request = situation
     scores = np.asarray(make_plugin(kind, fleet, **NEEDED.get(kind.type, {})).score(request, fleet.candidates()))
@@ -102,7 +102,7 @@ def test_scores_are_one_number_in_range_per_candidate(kind: type[Scorer], situat
 
 @pytest.mark.parametrize("kind", FILTERS, ids=lambda p: p.type)
 @given(situation=situations())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_filters_answer_for_each_candidate(kind: type[Filter], situation: tuple[Fleet, Request]) -> None:
     fleet, request = situation
     mask = make_plugin(kind, fleet, **NEEDED.get(kind.type, {})).keep(request, fleet.candidates())
@@ -112,7 +112,7 @@ def test_filters_answer_for_each_candidate(kind: type[Filter], situation: tuple[
 
 
 @given(situation=situations(), power=st.floats(1e-3, 1e4), k=st.floats(0, 1e9))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_admitter_admits_or_refuses_and_nothing_else(
     situation: tuple[Fleet, Request], power: float, k: float
 ) -> None:
@@ -128,7 +128,7 @@ def test_the_admitter_admits_or_refuses_and_nothing_else(
 
 
 @given(situation=situations(), mode=st.sampled_from(["sum", "max-role", "disabled"]))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_the_rollout_screener_keeps_one_whole_revision_and_all_outsiders(
     situation: tuple[Fleet, Request], mode: str
 ) -> None:
@@ -220,4 +220,4 @@ class Sessions(RuleBasedStateMachine):
 
 
 class TestSessions(Sessions.TestCase):
-    settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+    settings = settings(max_examples=40, stateful_step_count=30)

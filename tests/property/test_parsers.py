@@ -66,7 +66,7 @@ def splits(body: bytes, cuts: list[int]) -> list[bytes]:
 
 
 @pytest.mark.parametrize(("cls", "path"), PATHS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(body=st.one_of(st.binary(max_size=60), bodies, bodies.map(lambda text: text[:-2])))
 def test_any_bytes_are_a_payload_or_a_refusal(cls: type[Parser], path: str, body: bytes) -> None:
     code = None
@@ -78,7 +78,7 @@ def test_any_bytes_are_a_payload_or_a_refusal(cls: type[Parser], path: str, body
     assert code in (None, Code.BAD_REQUEST)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(document=documents, model=texts)
 def test_a_splice_changes_every_top_level_model_and_no_other_byte(document: Document, model: str) -> None:
     result = replace_model(document.text(), model)
@@ -88,7 +88,7 @@ def test_a_splice_changes_every_top_level_model_and_no_other_byte(document: Docu
         assert replace_model(document.text(), "MARK") == document.text(every='"MARK"')
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(document=documents)
 def test_only_models_that_were_sent_are_restored(document: Document) -> None:
     body, expected = document.text(), document.text(sent='"asked"')
@@ -98,7 +98,7 @@ def test_only_models_that_were_sent_are_restored(document: Document) -> None:
     assert restore_model_in_events(event, sent="sent", asked="asked", inner=b"response") == expected_event
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(body=st.binary(max_size=80))
 def test_restoring_takes_any_bytes(body: bytes) -> None:
     parser = make_plugin(OpenAIParser)
@@ -108,7 +108,7 @@ def test_restoring_takes_any_bytes(body: bytes) -> None:
         assert restored in (data, data.replace(b'"sent"', b'"asked"', 1))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     lines=st.lists(
         st.one_of(
@@ -134,7 +134,7 @@ def test_usage_does_not_depend_on_the_split(lines: list[str], end: str, cuts: li
     assert pieces.finish() == whole.finish()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     counts=st.lists(st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1)), min_size=1, max_size=4),
     cuts=st.lists(st.integers(0, 200), max_size=8),
@@ -153,7 +153,7 @@ def test_grpc_usage_does_not_depend_on_the_split(counts: list[tuple[int, int]], 
 
 @pytest.mark.parametrize("content_type", ["application/json", "text/event-stream"])
 @pytest.mark.parametrize("cls", [cls for cls in PARSERS if make_plugin(cls).paths()])
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(chunks=st.lists(st.one_of(st.binary(max_size=40), bodies), max_size=4))
 def test_usage_readers_take_any_bytes(cls: type[Parser], content_type: str, chunks: list[bytes]) -> None:
     parser = make_plugin(cls)
@@ -185,7 +185,7 @@ def chat_data(messages: list[dict[str, Any]], tools: list[Any]) -> bytes:
     return parse(OpenAIParser, "/v1/chat/completions", {"messages": messages, "tools": tools}).prompts[0].data
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(messages=st.lists(message, min_size=2, max_size=6), at=st.integers(1, 5), tools=st.lists(texts, max_size=2))
 def test_a_conversation_begins_with_the_bytes_of_its_earlier_state(
     messages: list[dict[str, Any]], at: int, tools: list[str]
@@ -198,7 +198,7 @@ def test_a_conversation_begins_with_the_bytes_of_its_earlier_state(
     assert len(later) > len(earlier)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(one=turns, other=turns)
 def test_different_conversations_have_different_bytes(one: list[tuple[str, str]], other: list[tuple[str, str]]) -> None:
     def data(conversation: list[tuple[str, str]]) -> bytes:

@@ -65,7 +65,7 @@ def test_what_check_writes_out_means_the_same(file: Path, tmp_path: Path, capsys
     assert third == again.read_text()
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 @given(rich_configs())
 def test_any_valid_configuration_means_the_same_after_it_was_written_out(config: Config) -> None:
     try:
@@ -153,7 +153,7 @@ def failures(director: Director) -> list[str]:
     return [line for line in page.decode().splitlines() if line.startswith("llm_epp_plugin_errors_total{")]
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150)
 @given(config=plain_configs(), fleet=fleets, asked=st.lists(requests, min_size=1, max_size=4))
 def test_any_pipeline_picks_for_every_request(
     config: Config, fleet: list[Any], asked: list[tuple[str, str, str, bool]]
@@ -169,7 +169,7 @@ def test_any_pipeline_picks_for_every_request(
     assert in_flight(director) == 0
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 @given(config=rich_configs(), fleet=fleets, asked=st.lists(requests, min_size=1, max_size=4))
 def test_any_pipeline_with_any_parameters_picks_or_refuses(
     config: Config, fleet: list[Any], asked: list[tuple[str, str, str, bool]]

@@ -150,7 +150,7 @@ class Backlog(RuleBasedStateMachine):
 
 
 class TestBacklog(Backlog.TestCase):
-    settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+    settings = settings(max_examples=60, stateful_step_count=30)
 
 
 @given(
@@ -159,7 +159,7 @@ class TestBacklog(Backlog.TestCase):
     ),
     tokens=st.lists(st.integers(0, 9000), min_size=1, max_size=6),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_whatever_a_page_says_the_backlog_stays_within_what_is_pending(waiting: list[float], tokens: list[int]) -> None:
     clock, fleet = Clock(), make_fleet(1)
     producer = make_plugin(PrefillBacklogProducer, handle=make_handle(fleet, name="b", clock=clock))

@@ -63,7 +63,7 @@ class Readers:
 
 
 @given(seed=st.integers(0, 10_000), off=st.floats(-3.4, 3.4), servers=st.integers(1, 16))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_a_few_first_tokens_anywhere_tell_the_rate_of_all(seed: int, off: float, servers: int) -> None:
     """Up to thirty times slower or quicker than guessed."""
     rate = GUESS * 2.718**off
@@ -76,7 +76,7 @@ def test_a_few_first_tokens_anywhere_tell_the_rate_of_all(seed: int, off: float,
 
 
 @given(seed=st.integers(0, 10_000), slower=st.floats(1.5, 4.0))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_one_slower_server_is_told_apart_by_ten_first_tokens_of_its_own(seed: int, slower: float) -> None:
     rates = [400.0 / slower] + [400.0] * 7
     readers = Readers(rates, seed=seed)
@@ -87,7 +87,7 @@ def test_one_slower_server_is_told_apart_by_ten_first_tokens_of_its_own(seed: in
 
 
 @given(seed=st.integers(0, 10_000), warm_up=st.floats(1.0, 20.0), servers=st.integers(2, 8))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_servers_that_compile_at_their_first_prompt_are_not_taken_for_slow(
     seed: int, warm_up: float, servers: int
 ) -> None:
@@ -105,7 +105,7 @@ def test_servers_that_compile_at_their_first_prompt_are_not_taken_for_slow(
 
 
 @given(seed=st.integers(0, 10_000), servers=st.integers(1, 8))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_prompts_that_are_cached_unknown_to_us_do_not_make_servers_quick(seed: int, servers: int) -> None:
     """One prompt in eight of each server, whichever it is."""
     chance = random.Random(seed)

@@ -74,7 +74,7 @@ def situations(draw: st.DrawFn, columns: st.SearchStrategy[float] = values) -> t
 
 @pytest.mark.parametrize("kind", SCORERS, ids=lambda p: p.type)
 @given(situation=situations())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_scores_are_one_number_in_range_per_candidate(kind: type[Scorer], situation: tuple[Fleet, Request]) -> None:
     fleet, request = situation
     before = {name: column.copy() for name, column in fleet.columns.items()}
@@ -89,7 +89,7 @@ def test_scores_are_one_number_in_range_per_candidate(kind: type[Scorer], situat
 
 @pytest.mark.parametrize("kind", FILTERS, ids=lambda p: p.type)
 @given(situation=situations())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_filters_answer_for_each_candidate_and_never_add_one(
     kind: type[Filter], situation: tuple[Fleet, Request]
 ) -> None:
@@ -103,7 +103,7 @@ def test_filters_answer_for_each_candidate_and_never_add_one(
 
 @pytest.mark.parametrize("kind", PICKERS, ids=lambda p: p.type)
 @given(situation=situations(), asked=st.integers(-1, 12), data=st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_pickers_give_different_positions_that_exist(
     kind: type[Picker], situation: tuple[Fleet, Request], asked: int, data: st.DataObject
 ) -> None:
@@ -118,7 +118,7 @@ def test_pickers_give_different_positions_that_exist(
 
 @pytest.mark.parametrize("kind", DETECTORS, ids=lambda p: p.type)
 @given(data=st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_saturation_is_a_number_from_zero_up(kind: type[SaturationDetector], data: st.DataObject) -> None:
     # What the picker counts itself is never negative, infinite or missing.
     counted = issubclass(kind, ConcurrencyDetector)
@@ -200,7 +200,7 @@ class Accounting(RuleBasedStateMachine):
 
 
 class TestAccounting(Accounting.TestCase):
-    settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+    settings = settings(max_examples=40, stateful_step_count=25)
 
 
 # Few letters, so that beginnings are often shared; one letter a block, where blocks grow after two of them.
@@ -319,11 +319,11 @@ def beginning_held(chain: Chain, held: set[int]) -> int:
 
 
 class TestIndex(Index.TestCase):
-    settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+    settings = settings(max_examples=60, stateful_step_count=30)
 
 
 @given(sizes=st.lists(st.integers(0, 40), min_size=1, max_size=30), capacity=st.integers(1, 10))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_the_prefix_producer_never_keeps_more_than_its_capacity(sizes: list[int], capacity: int) -> None:
     fleet = make_fleet(2)
     producer = make_plugin(

@@ -84,7 +84,7 @@ class World:
 
 
 @given(steps=st.lists(st.sampled_from(STEPS), max_size=200))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_there_are_never_more_strangers_than_there_were_when_the_page_was_read(steps: list[str]) -> None:
     world = World()
     for step in steps:
@@ -96,7 +96,7 @@ def test_there_are_never_more_strangers_than_there_were_when_the_page_was_read(s
 
 
 @given(steps=st.lists(st.sampled_from([step for step in STEPS if "other" not in step]), max_size=200))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_a_picker_that_is_alone_sees_no_strangers(steps: list[str]) -> None:
     world = World()
     for step in steps:

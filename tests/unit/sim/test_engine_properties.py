@@ -43,7 +43,7 @@ def step(engine: Engine, now_s: float) -> float:
     return now_s
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(ASKED, min_size=1, max_size=12))
 def test_everything_ends_and_no_block_is_lost(plan: list[Asked]) -> None:
     engine = Engine(CONFIG)

@@ -38,7 +38,7 @@ def reference() -> Any:
     return Tokenizer.from_file(str(MODEL / "tokenizer.json"))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.lists(st.sampled_from(WORDS), max_size=12).map("".join))
 def test_pieces_give_the_tokens_of_the_whole(tiny: LocalTokenizer, reference: Any, text: str) -> None:
     assert tiny.splits
