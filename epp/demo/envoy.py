@@ -126,7 +126,7 @@ async def start_envoy(
     *,
     name: str = "envoy",
     log_level: str = "warning",
-    deadline_s: float = 30.0,
+    deadline_s: float = 60.0,
 ) -> Envoy:
     """Start Envoy with one worker and return when it serves on every listener; ``workdir`` keeps its configuration.
 

@@ -56,7 +56,7 @@ async def start_llamacpp(
     slots: int = 4,
     slot_context_tokens: int = 16384,
     saved_prompts_mib: int = 0,
-    deadline_s: float = 30.0,
+    deadline_s: float = 60.0,
 ) -> list[LlamaServer]:
     """Start ``count`` servers of one model on free ports and return when all are healthy.
 

@@ -122,7 +122,7 @@ async def serving(behaviour: Behaviour, *, tls: ssl.SSLContext | None = None) ->
         await server.stop()
 
 
-async def eventually(true: Callable[[], object], *, within_s: float = 10.0) -> None:
+async def eventually(true: Callable[[], object], *, within_s: float = 60.0) -> None:
     """Return as soon as `true()` is; fail when it is not `within_s`."""
     end = time.monotonic() + within_s
     while not true():

@@ -77,7 +77,7 @@ class Epp(msgspec.Struct):
         self.child.process.send_signal(signal.SIGTERM)
 
 
-async def eventually(ask: Callable[[], Any], accept: Callable[[Any], bool], *, deadline_s: float = 10.0) -> Any:
+async def eventually(ask: Callable[[], Any], accept: Callable[[Any], bool], *, deadline_s: float = 60.0) -> Any:
     """Ask again and again until the answer is acceptable, and return it."""
     loop = asyncio.get_running_loop()
     give_up_at = loop.time() + deadline_s
@@ -119,7 +119,7 @@ async def start_epp(
     async def ready() -> dict[str, Any] | None:
         return next((record for record in log_records(child.stderr_path) if record["msg"] == "serving"), None)
 
-    said = await wait_until(child, ready, what="said that it serves", deadline_s=20)
+    said = await wait_until(child, ready, what="said that it serves", deadline_s=60)
     return Epp(
         child,
         f"127.0.0.1:{said['ext_proc_port']}",
