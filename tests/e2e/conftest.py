@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator, Iterator
 from itertools import count
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest_asyncio
 
 from epp.demo.llamacpp import LlamaServer, start_llamacpp
 from epp.demo.model import ensure_model
-from epp.demo.processes import Children
+from epp.demo.processes import Children, wait_for_http
 from epp.sim import SimConfig, SimServer, StepCost
 from tests.support.cluster import Cluster, NoClusterError
 from tests.support.ports import free_port
@@ -50,6 +51,15 @@ async def llama(tmp_path_factory: pytest.TempPathFactory, llama_model: Path) -> 
     """Four servers that nobody kills."""
     async with Children(tmp_path_factory.mktemp("llama")) as children:
         yield await start_llamacpp(children, llama_model, count=4, alias=LLAMA_MODEL)
+
+
+async def start_llama_at(children: Children, model: Path, port: int, *, name: str) -> LlamaServer:
+    """One server on a port of `free_port`, where another one may take its place later."""
+    command = [sys.executable, "-m", "epp.demo.llamacpp", "--model", str(model), "--alias", LLAMA_MODEL]
+    child = await children.start([*command, "--port", str(port)], name=name)
+    server = LlamaServer(child, f"127.0.0.1:{port}")
+    await wait_for_http(child, f"{server.url}/health", deadline_s=60)
+    return server
 
 
 @pytest_asyncio.fixture(loop_scope="session")

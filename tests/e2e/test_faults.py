@@ -13,11 +13,10 @@ import aiohttp
 import grpc
 import pytest
 
-from epp.demo.llamacpp import start_llamacpp
-from epp.demo.processes import Children, wait_for_http
+from epp.demo.processes import Children
 from epp.server.gen import health_pb2
 from epp.sim import SimConfig, SimServer
-from tests.e2e.conftest import LLAMA_MODEL
+from tests.e2e.conftest import LLAMA_MODEL, start_llama_at
 from tests.support.ports import free_port
 from tests.support.stack import Epp, eventually, start_epp, start_stack
 
@@ -31,6 +30,7 @@ plugins:
 dataLayer: {{discovery: {{pluginRef: file-discovery}}}}
 """
 SMALL = {"model": "sim-model", "prompt": "hello", "max_tokens": 2}
+END_WITHIN_S = 60.0
 
 
 def endpoints_file(folder: Path, *servers: SimServer) -> Path:
@@ -56,11 +56,12 @@ async def health(address: str, service: str = "") -> int:
 
 async def test_an_engine_that_is_killed_mid_stream_goes_stale_and_comes_back(tmp_path: Path, llama_model: Path) -> None:
     async with Children(tmp_path / "engines") as engines:
-        (server,) = await start_llamacpp(engines, llama_model, count=1, alias=LLAMA_MODEL, name="victim")
+        port = free_port()
+        server = await start_llama_at(engines, llama_model, port, name="victim")
         async with start_stack(
             tmp_path, endpoints=[f"victim={server.address}"], fresh_upstream_connections=True
         ) as stack:
-            body = {"model": LLAMA_MODEL, "prompt": "count", "max_tokens": 4000, "stream": True}
+            body = {"model": LLAMA_MODEL, "prompt": "count", "max_tokens": 12_000, "stream": True}
             response = await stack.session.post(f"{stack.url}/v1/completions", json=body)
             await response.content.readany()
             server.child.process.send_signal(signal.SIGKILL)
@@ -70,25 +71,16 @@ async def test_an_engine_that_is_killed_mid_stream_goes_stale_and_comes_back(tmp
 
             stale = await eventually(stack.epp.endpoints, lambda es: (es[0]["metrics_age_s"] or 0) > 0.5)
             status, _, _ = await stack.post("/v1/completions", {"model": LLAMA_MODEL, "prompt": "x"})
-            port = server.address.rpartition(":")[2]
-            await _restart_llama(engines, llama_model, port)
-            fresh = await eventually(stack.epp.endpoints, lambda es: (es[0]["metrics_age_s"] or 9) < 0.4)
+            await start_llama_at(engines, llama_model, port, name="victim-again")
+            fresh = await eventually(
+                stack.epp.endpoints, lambda es: (es[0]["metrics_age_s"] or 9) < stale[0]["metrics_age_s"]
+            )
 
             assert stale[0]["scrapes"]["failed"] > 0
             assert status == 503
             assert fresh[0]["name"] == "victim"
             assert await stack.complete("back again", model=LLAMA_MODEL)
             await stack.epp.idle()
-
-
-async def _restart_llama(engines: Children, model: Path, port: str) -> None:
-    command = [
-        *(sys.executable, "-m", "epp.demo.llamacpp", "--model", str(model), "--alias", LLAMA_MODEL),
-        "--port",
-        port,
-    ]
-    child = await engines.start(command, name="victim-again")
-    await wait_for_http(child, f"http://127.0.0.1:{port}/health", deadline_s=30)
 
 
 async def test_a_body_over_the_limit_is_413(tmp_path: Path, sims: list[SimServer]) -> None:
@@ -171,12 +163,12 @@ async def test_the_epp_restarted_under_load_serves_again(tmp_path: Path, sims: l
         clients = [asyncio.create_task(load()) for _ in range(4)]
         await eventually(_length(statuses), lambda n: n > 20)
         stack.epp.terminate()
-        await asyncio.wait_for(stack.epp.child.process.wait(), 15)
+        await asyncio.wait_for(stack.epp.child.process.wait(), END_WITHIN_S)
         second = await start_epp(
             stack.children, endpoints=[s.address for s in sims], name="epp-2", ports={"grpc-port": port}
         )
         done = len(statuses)
-        await eventually(_length(statuses), lambda n: n > done + 200, deadline_s=30)
+        await eventually(_length(statuses), lambda n: n > done + 200)
         stop.set()
         await asyncio.gather(*clients)
 
@@ -196,7 +188,7 @@ def _length(items: list[int]) -> Callable[[], Awaitable[int]]:
 async def test_sigterm_says_not_serving_and_finishes_what_has_begun(tmp_path: Path) -> None:
     async with (
         SimServer(SimConfig(name="slow")) as sim,
-        start_stack(tmp_path, "--drain-timeout=2s", endpoints=[sim.address]) as stack,
+        start_stack(tmp_path, "--drain-timeout=600s", endpoints=[sim.address]) as stack,
     ):
         assert await health(stack.epp.health) == health_pb2.HealthCheckResponse.SERVING
         body = SMALL | {"max_tokens": 60, "stream": True}
@@ -208,7 +200,8 @@ async def test_sigterm_says_not_serving_and_finishes_what_has_begun(tmp_path: Pa
         ready, reason = await stack.epp.page("/readyz")
         late, _, _ = await stack.post("/v1/completions", SMALL)
         rest = await response.read()
-        await asyncio.wait_for(stack.epp.child.process.wait(), 15)
+        stack.epp.terminate()  # told again, it waits no longer
+        await asyncio.wait_for(stack.epp.child.process.wait(), END_WITHIN_S)
 
         assert (ready, reason) == (503, "shutdown: draining\n")
         assert late == 200
@@ -227,11 +220,12 @@ async def test_a_busy_port_is_an_error_that_names_it(tmp_path: Path) -> None:
     async with Children(tmp_path) as children:
         first = await start_epp(children, endpoints=["127.0.0.1:9"])
         port = first.grpc.rpartition(":")[2]
+        others = ("--grpc-health-port=0", "--metrics-port=0")
         second = await children.start(
-            _epp("run", "--endpoint=127.0.0.1:9", "--listen=127.0.0.1", f"--grpc-port={port}", "--grpc-health-port=0"),
+            _epp("run", "--endpoint=127.0.0.1:9", "--listen=127.0.0.1", f"--grpc-port={port}", *others),
             name="second",
         )
-        await asyncio.wait_for(second.process.wait(), 15)
+        await asyncio.wait_for(second.process.wait(), END_WITHIN_S)
 
         assert second.returncode == 1
         assert f"cannot listen on 127.0.0.1:{port} (--grpc-port)" in second.log_tail()
@@ -255,7 +249,7 @@ async def test_mistakes_on_the_command_line_are_told_with_status_2(
 ) -> None:
     async with Children(tmp_path) as children:
         child = await children.start(_epp(*arguments), name="epp")
-        await asyncio.wait_for(child.process.wait(), 15)
+        await asyncio.wait_for(child.process.wait(), END_WITHIN_S)
 
         assert child.returncode == 2
         assert said in child.log_tail()

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import json
 import random
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 import pytest_asyncio
 
 from epp.demo.llamacpp import LlamaServer, start_llamacpp
-from epp.demo.processes import Children, wait_for_http
+from epp.demo.processes import Children
 from epp.extproc.exchange import BodyMode
-from tests.e2e.conftest import LLAMA_MODEL
+from tests.e2e.conftest import LLAMA_MODEL, start_llama_at
+from tests.support.ports import free_port
 from tests.support.stack import Stack, eventually, start_epp, start_stack
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session")]
 
+TO_LLAMA: Final[dict[str, Any]] = {"fresh_upstream_connections": True}  # it closes kept ones unannounced
 PRODUCER = "approx-prefix-cache-producer"
 TEXT = "a pump has valve and the mark manual says that it turns when water goes back to where is was"
 
@@ -31,10 +32,10 @@ def prompts(count: int, *, words: int = 240, seed: int = 0) -> list[str]:
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def servers(tmp_path: Path, llama_model: Path) -> AsyncIterator[tuple[Children, list[LlamaServer]]]:
+async def servers(tmp_path: Path, llama_model: Path) -> AsyncIterator[list[LlamaServer]]:
     """Two servers of one test's own: nothing of what others asked is cached there."""
     async with Children(tmp_path / "engines") as children:
-        yield children, await start_llamacpp(children, llama_model, count=2, alias=LLAMA_MODEL)
+        yield await start_llamacpp(children, llama_model, count=2, alias=LLAMA_MODEL)
 
 
 def endpoints(servers: list[LlamaServer]) -> list[str]:
@@ -70,9 +71,9 @@ async def ask(stack: Stack, prompt: str, name: str) -> dict[str, Any]:
 
 
 async def test_predictions_are_right_where_engines_keep_what_they_read(
-    tmp_path: Path, servers: tuple[Children, list[LlamaServer]]
+    tmp_path: Path, servers: list[LlamaServer]
 ) -> None:
-    async with start_stack(tmp_path, endpoints=endpoints(servers[1])) as stack:
+    async with start_stack(tmp_path, endpoints=endpoints(servers), **TO_LLAMA) as stack:
         topics = prompts(4)
         decisions = [
             await ask(stack, f"{topic} {' '.join(prompts(1, words=20, seed=100 * turn + i))}", f"{turn}-{i}")
@@ -92,48 +93,40 @@ async def test_predictions_are_right_where_engines_keep_what_they_read(
         }
 
 
-async def test_a_restarted_engine_is_found_out_and_learned_again(
-    tmp_path: Path, llama_model: Path, servers: tuple[Children, list[LlamaServer]]
-) -> None:
-    children, found = servers
-    async with start_stack(tmp_path, endpoints=endpoints(found)[:1], fresh_upstream_connections=True) as stack:
-        topics = prompts(4)
-        for turn in range(2):
-            for i, topic in enumerate(topics):
-                await ask(stack, topic, f"before-{turn}-{i}")
-        before = await results(stack)
-        await found[0].child.stop(1.0)
-        again = await children.start(
-            [
-                *(sys.executable, "-m", "epp.demo.llamacpp", "--model", str(llama_model), "--alias", LLAMA_MODEL),
-                *("--port", found[0].address.rpartition(":")[2]),
-            ],
-            name="again",
-        )
-        await wait_for_http(again, f"{found[0].url}/health", deadline_s=30)
+async def test_a_restarted_engine_is_found_out_and_learned_again(tmp_path: Path, llama_model: Path) -> None:
+    port = free_port()
+    async with Children(tmp_path / "engines") as children:
+        first = await start_llama_at(children, llama_model, port, name="first")
+        async with start_stack(tmp_path, endpoints=endpoints([first]), **TO_LLAMA) as stack:
+            topics = prompts(4)
+            for turn in range(2):
+                for i, topic in enumerate(topics):
+                    await ask(stack, topic, f"before-{turn}-{i}")
+            before = await results(stack)
+            await first.child.stop(1.0)
+            await start_llama_at(children, llama_model, port, name="again")
+            await eventually(stack.epp.endpoints, lambda es: not es[0]["silent"])  # nothing is sent there while it is
 
-        for i, topic in enumerate(topics[:3]):
-            await ask(stack, topic, f"after-{i}")
+            for i, topic in enumerate(topics[:3]):
+                await ask(stack, topic, f"after-{i}")
 
-        wrong = await results(stack)
-        (told,) = stack.epp.log("cached tokens are not as predicted")
-        # Its metrics begin anew: where they have been read by now, that is found out before the third wrong prediction.
-        assert before["over"] == 0
-        assert wrong["over"] <= 3
-        assert (told["endpoint"], told["action"]) == ("s0", "purge")
-        assert told["cause"] == "it has restarted or its cache was reset"
-        assert told["blocks_dropped"] > 12
-        decision = await ask(stack, topics[3], "forgotten")
-        assert decision["outcome"]["predicted_cached_tokens"] == decision["outcome"]["cached_tokens"] == 0
-        await ask(stack, topics[3], "learned")
-        assert (await results(stack))["right"] == before["right"] + 1
+            wrong = await results(stack)
+            (told,) = stack.epp.log("cached tokens are not as predicted")
+            # Its metrics begin anew: where they have been read by now, that is found out before the third wrong prediction.
+            assert before["over"] == 0
+            assert wrong["over"] <= 3
+            assert (told["endpoint"], told["action"]) == ("s0", "purge")
+            assert told["cause"] == "it has restarted or its cache was reset"
+            assert told["blocks_dropped"] > 12
+            decision = await ask(stack, topics[3], "forgotten")
+            assert decision["outcome"]["predicted_cached_tokens"] == decision["outcome"]["cached_tokens"] == 0
+            await ask(stack, topics[3], "learned")
+            assert (await results(stack))["right"] == before["right"] + 1
 
 
-async def test_an_engine_that_keeps_little_is_believed_to_keep_less(
-    tmp_path: Path, servers: tuple[Children, list[LlamaServer]]
-) -> None:
+async def test_an_engine_that_keeps_little_is_believed_to_keep_less(tmp_path: Path, servers: list[LlamaServer]) -> None:
     """llama.cpp keeps one prompt a slot, and tells nobody how much that is."""
-    async with start_stack(tmp_path, endpoints=endpoints(servers[1])[:1]) as stack:
+    async with start_stack(tmp_path, endpoints=endpoints(servers)[:1], **TO_LLAMA) as stack:
         topics = prompts(40)
         for i, topic in enumerate(topics):
             await ask(stack, topic, f"first-{i}")
@@ -154,20 +147,15 @@ async def test_an_engine_that_keeps_little_is_believed_to_keep_less(
         assert now["confidence"] > 0.9
 
 
-async def test_a_restarted_picker_knows_where_prompts_are_cached(
-    tmp_path: Path, servers: tuple[Children, list[LlamaServer]]
-) -> None:
-    flags = (f"--state-dir={tmp_path / 'state'}",)
-    async with start_stack(tmp_path, *flags, endpoints=endpoints(servers[1])) as stack:
+async def test_a_restarted_picker_knows_where_prompts_are_cached(tmp_path: Path, servers: list[LlamaServer]) -> None:
+    flags = (f"--state-dir={tmp_path / 'state'}", f"--grpc-port={free_port()}")
+    async with start_stack(tmp_path, *flags, endpoints=endpoints(servers), **TO_LLAMA) as stack:
         topics = prompts(4)
         before = [await ask(stack, topic, f"before-{i}") for i, topic in enumerate(topics)]
-        port = int(stack.epp.grpc.rpartition(":")[2])
         stack.epp.terminate()
         await stack.epp.child.process.wait()
 
-        stack.epp = await start_epp(
-            stack.children, *flags, endpoints=endpoints(servers[1]), name="again", ports={"grpc-port": port}
-        )
+        stack.epp = await start_epp(stack.children, *flags, endpoints=endpoints(servers), name="again")
 
         after = [await ask(stack, topic, f"after-{i}") for i, topic in enumerate(topics)]
         assert [d["chosen"] for d in after] == [d["chosen"] for d in before]
@@ -176,10 +164,11 @@ async def test_a_restarted_picker_knows_where_prompts_are_cached(
 
 
 async def test_answers_that_tell_nothing_are_compared_by_the_engines_metrics(
-    tmp_path: Path, servers: tuple[Children, list[LlamaServer]]
+    tmp_path: Path, servers: list[LlamaServer]
 ) -> None:
     """Envoy sends no response bodies, so that nobody reads usage."""
-    async with start_stack(tmp_path, endpoints=endpoints(servers[1])[:1], response_body=BodyMode.NONE) as stack:
+    engine = endpoints(servers)[:1]
+    async with start_stack(tmp_path, endpoints=engine, response_body=BodyMode.NONE, **TO_LLAMA) as stack:
         topics = prompts(3)
 
         async def go_on() -> dict[str, float]:
