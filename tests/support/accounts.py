@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,10 @@ METRICS_RULES: Rules = [{"nonResourceURLs": ["/metrics"], "verbs": ["get"]}]
 def make_account(
     plane: ControlPlane, name: str, *, namespace: str, rules: Rules = (), cluster_rules: Rules = ()
 ) -> str:
-    """A token of a new account, which may do what the rules say: those of a Role, and those of a ClusterRole."""
+    """A token of a new account, which may do what the rules say: those of a Role, and those of a ClusterRole.
+
+    Returns once the server knows that: it learns of roles a moment after they are there.
+    """
     rbac = "rbac.authorization.k8s.io"
     subject = {"kind": "ServiceAccount", "name": name, "namespace": namespace}
     plane.api.create(
@@ -42,7 +47,33 @@ def make_account(
         )
         binding = {"apiVersion": f"{rbac}/v1", "kind": f"{kind}Binding", "metadata": metadata, "subjects": [subject]}
         plane.api.create(binding | {"roleRef": {"apiGroup": rbac, "kind": kind, "name": full}}, namespace=where)
-    return plane.api.service_account_token(name, namespace=namespace)
+    token = plane.api.service_account_token(name, namespace=namespace)
+    for given, where in ((rules, namespace), (cluster_rules, "")):
+        for action in _actions(given, where):
+            plane.until(partial(_may, plane, token, action), f"{name} may not {action}")
+    return token
+
+
+def _actions(rules: Rules, namespace: str) -> Iterator[dict[str, Any]]:
+    """What the rules allow, each as the attributes of an access review."""
+    for rule in rules:
+        for verb in rule["verbs"]:
+            for path in rule.get("nonResourceURLs", ()):
+                yield {"nonResourceAttributes": {"path": path, "verb": verb}}
+            for group, resource in product(rule.get("apiGroups", ()), rule.get("resources", ())):
+                plural, _, subresource = resource.partition("/")
+                named = {"group": group, "resource": plural, "subresource": subresource, "namespace": namespace}
+                yield {"resourceAttributes": named | {"verb": verb}}
+
+
+def _may(plane: ControlPlane, token: str, action: dict[str, Any]) -> bool:
+    version, kind = "authorization.k8s.io/v1", "SelfSubjectAccessReview"
+    api = plane.as_user(token)
+    try:
+        review = api.create({"apiVersion": version, "kind": kind, "metadata": {}, "spec": action})
+    finally:
+        api.close()
+    return bool(review["status"]["allowed"])
 
 
 def account_kubeconfig(plane: ControlPlane, name: str, *, namespace: str, **rules: Rules) -> Path:
