@@ -117,7 +117,7 @@ async def test_a_watch_of_a_version_that_is_too_old_is_gone(api: Api, kube: Fake
 
 async def test_a_watch_that_says_nothing_is_given_up(api: Api) -> None:
     with pytest.raises(Unavailable, match="said nothing"):
-        async with contextlib.aclosing(api.watch(PODS, "100", lasts_s=60, silence_s=0.05)) as batches:
+        async with contextlib.aclosing(api.watch(PODS, "100", lasts_s=60, silence_s=1.0)) as batches:
             await anext(batches)
 
 

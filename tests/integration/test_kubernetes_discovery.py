@@ -329,7 +329,7 @@ async def test_while_the_api_server_is_away_everything_stays(run: Running, kube:
 
     assert run.addresses == [A, B]
     assert run.ready
-    assert run.status("Pod").age_s > 0
+    await run.until(lambda: run.status("Pod").age_s > 0)
 
     kube.drop(PODS, "a")
     kube.put(PODS, pod("c", 3))
@@ -380,7 +380,7 @@ async def test_a_list_that_expires_between_pages_begins_anew(kube: FakeKube, tmp
 async def test_a_watch_that_hangs_is_opened_again(kube: FakeKube, tmp_path: Path) -> None:
     kube.put(POOLS, make_pool())
     kube.put(PODS, pod("a", 1))
-    timing = Timing(first_retry_s=0.001, last_retry_s=0.02, silence_s=0.2, brief_s=0.0)
+    timing = Timing(first_retry_s=0.001, last_retry_s=0.02, silence_s=0.5, brief_s=0.0)
     async with running(kube.kubeconfig(tmp_path), timing=timing) as run:
         await run.endpoints(A)
         kube.silent = True
@@ -397,9 +397,10 @@ async def test_a_watch_that_hangs_is_opened_again(kube: FakeKube, tmp_path: Path
 async def test_a_kind_that_nothing_happens_to_is_no_trouble(kube: FakeKube, tmp_path: Path) -> None:
     """A real API server sends no bookmarks then, so that its silence says nothing."""
     kube.put(POOLS, make_pool())
-    timing = Timing(first_retry_s=0.001, last_retry_s=0.02, silence_s=0.1, brief_s=0.0)
+    # An answer that takes as long to begin is trouble.
+    timing = Timing(first_retry_s=0.001, last_retry_s=0.02, silence_s=1.0, brief_s=0.0)
     async with running(kube.kubeconfig(tmp_path), timing=timing) as run:
-        await run.until(lambda: kube.count("watch inferencepools") >= 4)
+        await run.until(lambda: kube.count("watch inferencepools") >= 3)
 
         assert run.status("InferencePool").errors == {}
         assert run.status("InferencePool").lists == 1
@@ -410,8 +411,12 @@ async def test_a_watch_that_falls_silent_is_counted(kube: FakeKube, tmp_path: Pa
     kube.put(POOLS, make_pool())
     timing = Timing(first_retry_s=0.001, last_retry_s=0.02, silence_s=0.5, brief_s=0.0)
     async with running(kube.kubeconfig(tmp_path), timing=timing) as run:
-        await run.until(lambda: kube.watching(POOLS) == 1)
-        kube.bookmark(POOLS)
+
+        def heard() -> bool:
+            kube.bookmark(POOLS)  # to the watch that is open now, if any is
+            return run.status("InferencePool").events > 0
+
+        await run.until(heard)
 
         await run.until(lambda: run.status("InferencePool").errors.get("silent", 0) >= 1)
 
@@ -420,13 +425,16 @@ async def test_a_server_that_asks_to_wait_is_waited_for(kube: FakeKube, tmp_path
     kube.put(POOLS, make_pool())
     kube.put(PODS, pod("a", 1))
     kube.fail("list", "pods", 429, Retry_After="1")
+    listed: list[tuple[float, list[str]]] = []  # when, and what was noted at that time
     async with running(kube.kubeconfig(tmp_path)) as run:
-        await run.until(lambda: kube.count("list pods") == 1)
         asked_s = time.monotonic()
-        await run.until(lambda: any("429" in note for note in run.discovery.notes()))
+        kube.page_hook = lambda: listed.append((time.monotonic(), run.discovery.notes()))
         await run.endpoints(A)
 
-        assert time.monotonic() - asked_s > 0.9
+        listed_s, notes = listed[-1]
+        assert kube.count("list pods") == 2
+        assert listed_s - asked_s > 0.99
+        assert any("429" in note for note in notes)
         assert run.status("Pod").errors == {"throttled": 1}
 
 
