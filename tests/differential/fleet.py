@@ -46,6 +46,8 @@ class _Connection(asyncio.Protocol):
         self._server = server
         self._transport: asyncio.Transport | None = None
         self._buffer = b""
+        self._answered = 0
+        """The number of the page that was the last answer."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -55,9 +57,11 @@ class _Connection(asyncio.Protocol):
         self._buffer += data
         while b"\r\n\r\n" in self._buffer:
             head, _, self._buffer = self._buffer.partition(b"\r\n\r\n")
-            self._server.asked(ours=_OURS in head + b"\r\n")
+            # Who asks again on the same connection has read the whole answer: one that came too late would have closed it.
+            self._server.was_read(self._answered, ours=_OURS in head + b"\r\n")
             assert self._transport is not None
             self._transport.write(self._server.answer)
+            self._answered = self._server.page
 
 
 class Server:
@@ -67,8 +71,10 @@ class Server:
         self.host = host
         self.port = 0
         self.answer = b""
+        self.page = 0
+        """The number of the page that is shown, from 1."""
         self._listening: asyncio.Server | None = None
-        self._reads = {True: 0, False: 0}
+        self._read = {True: 0, False: 0}
         self._wanted: list[tuple[bool, int, asyncio.Future[None]]] = []
         self.show(Load())
 
@@ -89,10 +95,12 @@ class Server:
         body = load.page().encode()
         head = f"HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4\r\nContent-Length: {len(body)}\r\n\r\n"
         self.answer = head.encode() + body
+        self.page += 1
 
-    def asked(self, *, ours: bool) -> None:
-        self._reads[ours] += 1
-        for wanted in [w for w in self._wanted if w[0] is ours and self._reads[ours] >= w[1]]:
+    def was_read(self, page: int, *, ours: bool) -> None:
+        """This EPP has taken in the page of this number."""
+        self._read[ours] = max(self._read[ours], page)
+        for wanted in [w for w in self._wanted if w[0] is ours and self._read[ours] >= w[1]]:
             self._wanted.remove(wanted)
             if not wanted[2].done():
                 wanted[2].set_result(None)
@@ -100,7 +108,10 @@ class Server:
     def read_by(self, *, ours: bool) -> asyncio.Future[None]:
         """Done once this EPP has certainly taken in the page shown now: it asks for the next one only after that."""
         future = asyncio.get_running_loop().create_future()
-        self._wanted.append((ours, self._reads[ours] + 2, future))
+        if self._read[ours] >= self.page:
+            future.set_result(None)
+        else:
+            self._wanted.append((ours, self.page, future))
         return future
 
 
@@ -132,13 +143,13 @@ class FakeFleet:
             ]
         }
 
-    async def show(self, loads: Sequence[Load], *, deadline_s: float = 10.0) -> None:
+    async def show(self, loads: Sequence[Load], *, deadline_s: float = 60.0) -> None:
         """Change every page and return once both EPPs have taken it in."""
         for server, load in zip(self.servers, loads, strict=True):
             server.show(load)
         await self.read(deadline_s=deadline_s)
 
-    async def read(self, *, deadline_s: float = 10.0) -> None:
+    async def read(self, *, deadline_s: float = 60.0) -> None:
         reads = [s.read_by(ours=ours) for s in self.servers for ours in (True, False)]
         async with asyncio.timeout(deadline_s):
             await asyncio.gather(*reads)

@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
+import aiohttp
 import grpc
 import msgspec
 import yaml
@@ -25,7 +26,14 @@ from tests.differential.fleet import FakeFleet
 from tests.differential.talk import Ask, Outcome, ask_one
 from tests.support.ports import free_port
 
+START_S: Final = 60.0
+"""For the Go EPP to listen, and for both to have read every page: far more than it takes."""
+
 _CHANNEL: Final = [("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
+_SETTLE_S: Final = 30.0
+_BESIDE_REQUESTS: Final = "dataproducer/approximateprefix.(*dataProducer).PreRequest"
+# Values of a page are as good after a pause of the machine as before it.
+_NEVER_STALE: Final = "--metrics-staleness-threshold=1h"
 
 
 class Both(msgspec.Struct):
@@ -38,20 +46,37 @@ class Both(msgspec.Struct):
 class Pair:
     """Two EPPs over one fake fleet."""
 
-    def __init__(self, fleet: FakeFleet, go: grpc.aio.Channel, ours: grpc.aio.Channel) -> None:
+    def __init__(
+        self, fleet: FakeFleet, go: grpc.aio.Channel, ours: grpc.aio.Channel, http: aiohttp.ClientSession
+    ) -> None:
         self.fleet = fleet
         self.go = go
         self.ours = ours
+        self._http = http
+        """For the Go EPP's pages."""
         self._ids = itertools.count(1)
 
     async def ask(self, ask: Ask) -> Both:
+        """Both, once what was asked before is in the Go EPP's prefix index."""
         ask = self.named(ask)
+        await self._settle()
         go, ours = await asyncio.gather(ask_one(self.go, ask), ask_one(self.ours, ask))
         return Both(go, ours)
 
     def named(self, ask: Ask) -> Ask:
         """The same with a request id of its own."""
         return msgspec.structs.replace(ask, id=f"r-{next(self._ids)}")
+
+    async def _settle(self) -> None:
+        """The Go EPP brings its prefix index up to date beside requests, each time in a goroutine of its own."""
+        async with asyncio.timeout(_SETTLE_S):
+            while _BESIDE_REQUESTS in await self._goroutines():
+                pass
+
+    async def _goroutines(self) -> str:
+        async with self._http.get("/debug/pprof/goroutine?debug=1") as page:
+            assert page.status == 200
+            return await page.text()
 
 
 def with_discovery(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
@@ -63,15 +88,15 @@ def with_discovery(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
 
 
 async def start_go(
-    children: Children, binary: Path, config: Path, *, name: str, experimental: bool = True
+    children: Children, binary: Path, config: Path, *, name: str, experimental: bool = True, pages_port: int = 0
 ) -> tuple[Child, int]:
-    """Start the Go EPP without waiting for it. Returns it and its ext_proc port."""
-    grpc_port, health, pages = free_port(), free_port(), free_port()
+    """Start the Go EPP without waiting for it, its pages on `pages_port` or anywhere. Returns it and its ext_proc port."""
+    grpc_port, health, pages = free_port(), free_port(), pages_port or free_port()
     child = await children.start(
         [
             str(binary),
             *("--config-file", str(config), "--pool-name", "p", "--secure-serving=false"),
-            *("--metrics-endpoint-auth=false", "--tracing=false", "--enable-pprof=false", "--v", "1"),
+            *("--metrics-endpoint-auth=false", "--tracing=false", _NEVER_STALE, "--v", "1"),
             *("--grpc-port", str(grpc_port), "--grpc-health-port", str(health), "--metrics-port", str(pages)),
             f"--allow-experimental-plugins={str(experimental).lower()}",
             "--emit-endpoint-scores",
@@ -87,7 +112,7 @@ async def our_epp(config: Path) -> AsyncIterator[int]:
     port = free_port()
     ports = (f"--grpc-port={port}", "--grpc-health-port=0", "--metrics-port=0", "--listen=127.0.0.1")
     others = ("--secure-serving=false", "--allow-experimental-plugins", "--emit-endpoint-scores", "--pool-name=p")
-    options = parse([*ports, *others, "--transport=lean", f"--config-file={config}"], os.environ)
+    options = parse([*ports, *others, _NEVER_STALE, "--transport=lean", f"--config-file={config}"], os.environ)
     service = Service(options, load_config(options))
     try:
         await service.start()
@@ -108,15 +133,18 @@ async def pair(
     path.write_text(yaml.safe_dump(with_discovery(config, endpoints), sort_keys=False))
     try:
         async with Children(folder / "logs") as children:
-            child, go_port = await start_go(children, binary, path, name="go-epp")
+            pages = free_port()
+            child, go_port = await start_go(children, binary, path, name="go-epp", pages_port=pages)
             async with our_epp(path) as our_port:
-                await wait_for_tcp(child, "127.0.0.1", go_port, deadline_s=20)
+                for port in (go_port, pages):
+                    await wait_for_tcp(child, "127.0.0.1", port, deadline_s=START_S)
                 async with (
                     grpc.aio.insecure_channel(f"127.0.0.1:{go_port}", options=_CHANNEL) as go,
                     grpc.aio.insecure_channel(f"127.0.0.1:{our_port}", options=_CHANNEL) as ours,
+                    aiohttp.ClientSession(f"http://127.0.0.1:{pages}") as http,
                 ):
-                    await fleet.read(deadline_s=20)
-                    yield Pair(fleet, go, ours)
+                    await fleet.read(deadline_s=START_S)
+                    yield Pair(fleet, go, ours, http)
             await child.stop(grace_s=0.3)
     finally:
         fleet.stop()

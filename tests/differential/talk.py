@@ -20,7 +20,7 @@ from tests.support.service import process_call
 
 DESTINATION: Final = "x-gateway-destination-endpoint"
 _SCORES: Final = "x-gateway-destination-endpoint-scores"
-_PATIENCE_S: Final = 5.0
+_PATIENCE_S: Final = 60.0
 JSON_ANSWER: Final = json.dumps(
     {
         "object": "text_completion",

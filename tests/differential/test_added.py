@@ -13,7 +13,7 @@ from epp.config import Registry, build, load_file, resolved_of
 from epp.demo.processes import Children, wait_for_tcp
 from epp_plugins.registry import ALIASES, BUILTIN
 from tests.differential.configurations import IN_FLIGHT, SAMPLES, Config, plugin, simple
-from tests.differential.pair import start_go, with_discovery
+from tests.differential.pair import START_S, start_go, with_discovery
 from tests.support.configs import make_environment
 
 pytestmark = pytest.mark.e2e
@@ -55,7 +55,7 @@ async def test_both_add_the_same_producers(name: str, go_epp: Path, tmp_path: Pa
 
     async with Children(tmp_path / "logs") as children:
         child, port = await start_go(children, go_epp, path, name="go-epp")
-        await wait_for_tcp(child, "127.0.0.1", port, deadline_s=20)
+        await wait_for_tcp(child, "127.0.0.1", port, deadline_s=START_S)
         go = set(_ADDED.findall(child.stderr_path.read_text() + child.stdout_path.read_text()))
         await child.stop(grace_s=0.2)
 

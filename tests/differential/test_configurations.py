@@ -14,7 +14,7 @@ from epp.cli.main import main
 from epp.demo.processes import ChildError, Children, wait_for_tcp
 from epp_plugins.registry import ALIASES, BUILTIN
 from tests.differential.configurations import JUDGED, SAMPLES, Config, plugin, profile
-from tests.differential.pair import start_go, with_discovery
+from tests.differential.pair import START_S, start_go, with_discovery
 
 pytestmark = pytest.mark.e2e
 _AT_ONCE: Final = 3
@@ -68,7 +68,7 @@ async def _go_verdicts(
                 name = f"go-{number}-{attempt}"
                 child, port = await start_go(children, binary, path, name=name, experimental=experimental)
                 try:
-                    await wait_for_tcp(child, "127.0.0.1", port, deadline_s=20)
+                    await wait_for_tcp(child, "127.0.0.1", port, deadline_s=START_S)
                 except ChildError:
                     assert child.returncode, f"{path}:\n{child.log_tail()}"
                     # Ports are free when they are chosen, and another of those that start at once may be quicker.

@@ -215,7 +215,7 @@ async def _first_answers(both: Pair, *messages: pb.ProcessingRequest) -> tuple[s
         for message in messages:
             await call.write(message.SerializeToString())
     reads = [asyncio.ensure_future(call.read()) for call in calls]
-    await asyncio.wait_for(asyncio.shield(reads[1]), 5)
+    await asyncio.wait_for(asyncio.shield(reads[1]), 60)
     # Another request is answered in the meantime: the Go EPP had its time.
     await both.ask(Ask(body=completion("in the meantime")))
     kinds = [pb.ProcessingResponse.FromString(r.result()).WhichOneof("response") if r.done() else None for r in reads]
