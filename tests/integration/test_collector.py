@@ -8,6 +8,7 @@ import datetime
 import gc
 import gzip
 import ipaddress
+import itertools
 import math
 import random
 import ssl
@@ -63,7 +64,7 @@ class Bench:
 
     def __init__(self, **options: object) -> None:
         self.store = Datastore()
-        settings = {"interval_s": INTERVAL_S, "timeout_s": 1.0, "clock": time.monotonic, "rng": random.Random(1)}
+        settings = {"interval_s": INTERVAL_S, "timeout_s": 30.0, "clock": time.monotonic, "rng": random.Random(1)}
         engines = options.pop("engines", load_engines())
         self.collector = Collector(self.store.fleet, engines, **{**settings, **options})  # type: ignore[arg-type]
         self.store.add_listener(self.collector)
@@ -143,7 +144,7 @@ async def test_an_engines_label_decides_path_and_metrics_and_may_change() -> Non
         bench.add(server, **{"llm-d.ai/engine-type": "sglang"})
 
         await eventually(lambda: bench.value(endpoint, WAITING_REQUESTS) == 2)
-        assert server.requests[-1].startswith(b"GET /metrics ")
+        await eventually(lambda: server.requests[-1].startswith(b"GET /metrics "))
 
 
 async def test_a_label_that_says_where_the_page_is_may_change() -> None:
@@ -206,8 +207,11 @@ async def test_an_idle_connection_that_the_server_closes_is_no_failure() -> None
     async with serving(page(waiting(1))) as server, collecting() as bench:
         endpoint = bench.add(server)
 
-        for scrapes in range(1, 6):
-            await eventually(lambda n=scrapes: bench.status(endpoint).scrapes >= n)  # type: ignore[misc]
+        for number in range(1, 6):
+            await eventually(lambda n=number: bench.status(endpoint).connections >= n)  # type: ignore[misc]
+            scrapes = bench.status(endpoint).scrapes
+            # What is asked first on a new connection may not just be asked again.
+            await eventually(lambda n=scrapes: bench.status(endpoint).scrapes > n)  # type: ignore[misc]
             server.drop_connections()
         await eventually(lambda: bench.status(endpoint).connections >= 6)
 
@@ -234,14 +238,16 @@ BAD: dict[str, tuple[Behaviour, str]] = {
 @pytest.mark.parametrize("name", BAD)
 async def test_a_failure_is_counted_changes_nothing_and_ends_when_the_server_recovers(name: str) -> None:
     behaviour, error = BAD[name]
-    async with serving(page(waiting(1))) as server, collecting(timeout_s=0.2, max_page_bytes=100_000) as bench:
+    timeout_s = 0.2 if "no answer" in error else 30.0
+    async with serving(page(waiting(1))) as server, collecting(timeout_s=timeout_s, max_page_bytes=100_000) as bench:
         endpoint = bench.add(server)
         await eventually(lambda: bench.status(endpoint).scrapes)
 
         server.behaviour = behaviour
-        await eventually(lambda: bench.status(endpoint).failures)
+        failures = bench.status(endpoint).failures
+        await eventually(lambda: bench.status(endpoint).failures > failures)
         updated_s = bench.value(endpoint, METRICS_UPDATED_S)
-        await eventually(lambda: bench.status(endpoint).failures >= 3)
+        await eventually(lambda: bench.status(endpoint).failures >= failures + 3)
 
         assert error in bench.status(endpoint).last_error
         assert bench.value(endpoint, WAITING_REQUESTS) == 1
@@ -284,19 +290,17 @@ async def test_an_endpoint_that_nobody_listens_at_keeps_its_defaults() -> None:
 
 async def test_failures_are_retried_ever_more_slowly() -> None:
     async with serving(raw(b"")) as server, collecting() as bench:
+        start_s = time.monotonic()
         endpoint = bench.add(server)
-        times: list[float] = []
 
-        for failures in range(1, 9):
-            await eventually(lambda n=failures: bench.status(endpoint).failures >= n)  # type: ignore[misc]
-            times.append(time.monotonic())
+        await eventually(lambda: bench.status(endpoint).failures >= 8)
 
         # 10 ms doubled seven times is more than a second; half of that at least, with all of the jitter.
-        assert times[-1] - times[0] > (1 + 2 + 4 + 8 + 16 + 32 + 64) * INTERVAL_S / 2
+        assert time.monotonic() - start_s > (1 + 2 + 4 + 8 + 16 + 32 + 64) * INTERVAL_S / 2
 
 
 async def test_a_slow_endpoint_delays_no_other() -> None:
-    async with serving(hang()) as slow, serving(page(waiting(1))) as fast, collecting(timeout_s=30.0) as bench:
+    async with serving(hang()) as slow, serving(page(waiting(1))) as fast, collecting() as bench:
         hanging = bench.add(slow, "slow")
         await eventually(lambda: slow.requests)
         endpoint = bench.add(fast, "fast")
@@ -315,7 +319,7 @@ async def test_endpoints_that_come_together_are_not_read_in_step() -> None:
         times.append(time.monotonic())
         return await page(waiting(1))(reader, writer)
 
-    async with serving(behave) as server, collecting(interval_s=0.5) as bench:
+    async with serving(behave) as server, collecting(interval_s=1.0) as bench:
         for i in range(20):
             bench.add(server, f"e{i}")
 
@@ -360,20 +364,21 @@ async def test_endpoints_that_come_and_go_quickly_leave_nothing_behind() -> None
         bench = Bench(interval_s=0.002, timeout_s=0.02)
         rng = random.Random(7)
         scraped = False
-        for step in range(300):
+        for step in itertools.count():
+            if step >= 300 and scraped:
+                break
             chosen = rng.sample(range(40), 20)
             bench.store.replace_all(
                 EndpointSpec(f"e{i}", "127.0.0.1", servers[(i + step // 50) % len(servers)].port) for i in chosen
             )
             await asyncio.sleep(0.001 if step % 10 else 0.01)
             scraped = scraped or any(status.scrapes for status in bench.collector.statuses())
-        assert scraped
 
         bench.store.replace_all([])
         await bench.collector.close()
 
         await eventually(lambda: all(server.connections == 0 for server in servers))
-        assert asyncio.all_tasks() == before
+        await eventually(lambda: asyncio.all_tasks() == before)
         assert not _sockets(servers)
 
 
@@ -396,7 +401,7 @@ async def test_close_ends_connections_that_are_being_made_and_used() -> None:
         await bench.collector.close()
 
         await eventually(lambda: server.connections == 0)
-        assert asyncio.all_tasks() == before
+        await eventually(lambda: asyncio.all_tasks() == before)
         bench.add(server, "c")
         assert bench.collector.statuses() == []
 
@@ -420,12 +425,13 @@ async def test_long_running_keeps_memory_flat() -> None:
 
 async def test_an_interval_longer_than_the_timeout_is_kept() -> None:
     async with serving(page(waiting(1))) as server, collecting(interval_s=0.3, timeout_s=0.05) as bench:
-        endpoint = bench.add(server)
         start_s = time.monotonic()
+        endpoint = bench.add(server)
 
         await eventually(lambda: bench.status(endpoint).scrapes >= 3)
 
-        assert time.monotonic() - start_s > 0.55
+        # Two intervals, of which a busy machine may take half of one away.
+        assert time.monotonic() - start_s > 0.44
 
 
 # --- what is too old -----------------------------------------------------------------------------------------------------
@@ -435,10 +441,10 @@ async def test_metrics_that_are_too_old_become_unknown_and_come_back_whole() -> 
     """The Go EPP goes on using them: a server that hangs looks as idle as it was, and draws all requests."""
     config = (EngineConfig("vllm", *VLLM_SPECS, custom_metrics=(CustomMetric("power", "watts"),)),)
     answer = page(LOADED + b"watts 3\n")
-    async with serving(answer) as server, collecting(stale_after_s=0.1, engines=load_engines(config)) as bench:
+    options = {"stale_after_s": 0.1, "timeout_s": 0.5, "engines": load_engines(config)}
+    async with serving(answer) as server, collecting(**options) as bench:
         endpoint = bench.add(server)
-        await eventually(lambda: bench.status(endpoint).scrapes)
-        assert endpoint.attributes["power"] == 3
+        await eventually(lambda: endpoint.attributes.get("power") == 3)
 
         server.behaviour = hang()
         await eventually(lambda: math.isnan(bench.value(endpoint, WAITING_REQUESTS)))
@@ -488,7 +494,7 @@ async def test_an_endpoint_that_does_not_answer_at_all_is_left_out_until_it_does
     ):
         victim, survivor = bench.add(dying), bench.add(other, "b")
         await eventually(lambda: bench.status(victim).scrapes and bench.status(survivor).scrapes)
-        assert list(bench.store.candidates_for()) == [victim, survivor]
+        await eventually(lambda: list(bench.store.candidates_for()) == [victim, survivor])
 
         await dying.stop()
         await eventually(lambda: list(bench.store.candidates_for()) == [survivor])
@@ -505,7 +511,7 @@ async def test_an_endpoint_without_metrics_is_not_left_out() -> None:
     async with (
         serving(page(b"", status="404 Not Found")) as without_metrics,
         serving(page(waiting(1))) as other,
-        collecting(stale_after_s=0.05, timeout_s=0.5) as bench,
+        collecting(stale_after_s=0.05) as bench,
     ):
         one, two = bench.add(without_metrics), bench.add(other, "b")
         await eventually(lambda: bench.status(one).failures >= 3 and bench.status(two).scrapes)
@@ -525,11 +531,12 @@ async def test_silence_at_a_port_for_metrics_alone_says_nothing_about_requests()
 
 
 async def test_an_endpoint_is_not_unknown_for_being_read_seldom() -> None:
-    async with serving(page(waiting(1))) as server, collecting(stale_after_s=0.001, interval_s=0.05) as bench:
+    # Only where three readings are missed is it too old; a busy machine may miss 50 ms, not 1.5 s.
+    async with serving(page(waiting(1))) as server, collecting(stale_after_s=0.001, interval_s=0.5) as bench:
         endpoint = bench.add(server)
         await eventually(lambda: bench.status(endpoint).scrapes)
 
-        for _ in range(5):
+        for _ in range(3):
             assert bench.value(endpoint, WAITING_REQUESTS) == 1
             scrapes = bench.status(endpoint).scrapes
             await eventually(lambda n=scrapes: bench.status(endpoint).scrapes > n)  # type: ignore[misc]
@@ -537,7 +544,7 @@ async def test_an_endpoint_is_not_unknown_for_being_read_seldom() -> None:
 
 async def test_a_number_that_a_page_no_longer_shows_is_kept_until_it_is_too_old() -> None:
     both = waiting(1) + b"vllm:kv_cache_usage_perc 0.5\n"
-    async with serving(page(both)) as server, collecting(stale_after_s=0.3) as bench:
+    async with serving(page(both)) as server, collecting(stale_after_s=1.5) as bench:
         endpoint = bench.add(server)
         await eventually(lambda: bench.value(endpoint, KV_CACHE_USAGE) == 0.5)
 
@@ -546,8 +553,9 @@ async def test_a_number_that_a_page_no_longer_shows_is_kept_until_it_is_too_old(
         assert bench.value(endpoint, KV_CACHE_USAGE) == 0.5
 
         await eventually(lambda: math.isnan(bench.value(endpoint, KV_CACHE_USAGE)))
+        await eventually(lambda: bench.value(endpoint, WAITING_REQUESTS) == 2)
 
-        assert bench.value(endpoint, WAITING_REQUESTS) == 2
+        assert math.isnan(bench.value(endpoint, KV_CACHE_USAGE))
         assert bench.status(endpoint).failures == 0
 
 
@@ -591,8 +599,8 @@ async def test_an_endpoint_whose_page_shows_requests_is_not_idle(body: bytes) ->
 
 async def test_an_idle_endpoint_is_read_as_often_as_the_setting_says() -> None:
     async with serving(page(waiting(0))) as server, collecting(idle_interval_s=0.05) as bench:
-        endpoint = bench.add(server)
         start_s = time.monotonic()
+        endpoint = bench.add(server)
 
         await eventually(lambda: bench.status(endpoint).scrapes >= 12)
 
@@ -744,4 +752,4 @@ SCENARIOS: tuple[Callable[[], object], ...] = (
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_it_works_the_same_on_uvloop(scenario: Callable[[], object]) -> None:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(asyncio.wait_for(scenario(), 60))  # type: ignore[arg-type]
+        runner.run(asyncio.wait_for(scenario(), 100))  # type: ignore[arg-type]
