@@ -516,12 +516,13 @@ class Changing:
 
 async def next_line(output: asyncio.StreamReader, director: Director, name: str) -> str:
     """Asks on and on until the command has printed a line about a request with such an id."""
-    for number in range(100):
+    for number in range(450):
         ask(director, f"{name}-{number}")
         try:
             async with asyncio.timeout(0.2):
                 while True:
                     line = (await output.readline()).decode()
+                    assert line, "the command has ended"
                     if f"  {name}-" in line:
                         return line
         except TimeoutError:

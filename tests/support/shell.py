@@ -24,7 +24,7 @@ from tests.support.pages import Command
 from tests.support.ports import free_ports
 
 DEADLINE_S: Final = 200.0  # for a server to be ready, and for a command
-SEEN_WITHIN_S: Final = 5.0  # for what a page shows to come about
+SEEN_WITHIN_S: Final = 60.0  # for what a page shows to come about
 
 _PAGE_PORTS: Final = ("8000", "8001", "8002", "8081", "9002", "9003", "9090", "19000")
 _PORT: Final = re.compile(rf"(?<![\w.])({'|'.join(_PAGE_PORTS)})(?!\w)")
