@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -88,7 +89,7 @@ dataLayer:
                 (shown,) = (await response.json())["endpoints"]
             assert "small" in shown["attributes"]["/v1/models"]
 
-        assert server.connections == model_list.connections == exporter.connections == 0
+        await eventually(lambda: server.connections == model_list.connections == exporter.connections == 0)
 
 
 async def test_what_a_source_said_is_forgotten_when_it_is_too_old() -> None:
@@ -112,8 +113,8 @@ dataLayer:
         server.behaviour = hang()
 
         await eventually(lambda: not endpoint.attributes)
-        counted = b'llm_d_epp_datalayer_poll_errors_total{source_type="dcgm-data-source"} 1.0'
-        await eventually(lambda: counted in service.recorder.render()[0])
+        counted = rb'llm_d_epp_datalayer_poll_errors_total{source_type="dcgm-data-source"} [1-9]'
+        await eventually(lambda: re.search(counted, service.recorder.render()[0]))
 
 
 async def test_clusters_are_asked_where_their_labels_say(tmp_path: Path) -> None:
@@ -160,12 +161,12 @@ dataLayer:
 
         server.behaviour = page(load % (4, b"defect"))
         await eventually(lambda: "KeyError" in caplog.text)
-        assert columns["waiting_requests"][endpoint.row] == 4
+        await eventually(lambda: columns["waiting_requests"][endpoint.row] == 4)
         await eventually(lambda: "watts" not in endpoint.attributes)
         text, _ = service.recorder.render()
         failed = b'llm_d_epp_datalayer_extract_errors_total{extractor_type="watts",source_type="metrics-data-source"}'
         assert failed in text
-        assert columns["waiting_requests"][endpoint.row] == 4
+        await eventually(lambda: columns["waiting_requests"][endpoint.row] == 4)
 
         server.behaviour = page(load % (5, b"1"))
         await eventually(lambda: endpoint.attributes.get("watts") == 1)
@@ -203,7 +204,7 @@ async def test_servers_that_are_read_seldom_are_ready_all_the_time() -> None:
             f"plugins: [{{type: queue-scorer}}]\n{PROFILE}",
             server,
             metrics_staleness_threshold_s=0.01,
-            idle_metrics_interval_s=0.2,
+            idle_metrics_interval_s=1.0,
         ) as service,
     ):
         columns, endpoint = service.datastore.fleet.columns, only(service)
