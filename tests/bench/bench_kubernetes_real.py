@@ -2,19 +2,22 @@
 
 The figures of `bench_kubernetes`, of the same discovery, but all that it hears is a real server's: TLS, pages out of etcd,
 events out of the watch cache. Other processes write, as kubelets and controllers do; how fast the server takes that on this
-machine is the rate of events, and what each of them costs is told beside it. A removal is a DELETE, or a status that is not
-ready; it is timed from the server's answer to its writer until no pick can choose the Pod, while a slower writer goes on. At
-last `epp run` is started, and timed until /readyz says 200; nobody listens where its Pods say that they are.
+machine is the rate of events, and what each of them costs is told beside it. It takes few, so a thousand a second are made
+from what it has written: etcd gets the Pods as they were before those changes, then as they were after, and so on, and the
+server tells its watchers of each. A removal is a DELETE, or a status that is not ready; it is timed from the server's answer
+to its writer until no pick can choose the Pod, while a slower writer goes on. At last `epp run` is started, and timed until
+/readyz says 200; nobody listens where its Pods say that they are.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import random
 import statistics
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,6 +31,7 @@ from epp.discovery.kubernetes.discovery import Wanted
 from epp.discovery.kubernetes.watcher import Timing
 from tests.bench.bench_kubernetes import PODS, Departures, large_pod, until
 from tests.support.control_plane import ADMIN_TOKEN, OFFICIAL_CRDS, ControlPlane
+from tests.support.etcd import Etcd
 from tests.support.kube_api import KubeApi
 from tests.support.kube_discovery import Running, running
 from tests.support.kube_objects import make_pool
@@ -37,7 +41,9 @@ STARTS: Final = 5
 SECONDS: Final = 15.0
 REMOVALS: Final = 200
 WANTED: Final = Wanted("default", pool_name="pool")
+RATE: Final = 1000  # events a second
 _CONNECTIONS: Final = 16
+_TICK_S: Final = 0.01
 _FEW: Final = 2  # a server that is asked for all that it can do takes long to tell of it
 
 # --- the process that writes ---------------------------------------------------------------------------------------------
@@ -92,6 +98,19 @@ def remove(api: KubeApi, pods: int) -> None:
         _tell({"name": name, "sent_s": sent_s, "answered_s": monotonic()})
 
 
+async def swing(socket: Path, stored: list[tuple[str, str, str]]) -> None:
+    """Values of these keys become what they were, then what they are, and so on. Tells how many did, and the rate."""
+    puts = itertools.cycle([(key, before) for key, before, _ in stored] + [(key, after) for key, _, after in stored])
+    async with Etcd(socket) as etcd:
+        began_s, written = monotonic(), 0
+        while (elapsed_s := monotonic() - began_s) < SECONDS:
+            due = min(int(elapsed_s * RATE) - written, RATE // 20)
+            await asyncio.gather(*(etcd.put(*put) for put in itertools.islice(puts, due)))
+            written += due
+            await asyncio.sleep(_TICK_S)
+        _tell({"events": written, "rate": written / (monotonic() - began_s)})
+
+
 WRITERS: Final[dict[str, Callable[[KubeApi, int], None]]] = {
     "fill": fill,
     "change": change,
@@ -123,9 +142,13 @@ def _tell(what: dict[str, Any]) -> None:
 
 async def writer(plane: ControlPlane, job: str, pods: int) -> list[dict[str, Any]]:
     """What it told, once it has ended."""
-    arguments = ["--write", job, plane.host, str(plane.port), str(plane.folder / "ca.crt"), str(pods)]
+    return await _process(job, plane.host, plane.port, plane.folder / "ca.crt", pods)
+
+
+async def _process(job: str, *arguments: object) -> list[dict[str, Any]]:
+    module = "tests.bench.bench_kubernetes_real"
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.bench.bench_kubernetes_real", *arguments, stdout=asyncio.subprocess.PIPE
+        sys.executable, "-m", module, "--write", job, *map(str, arguments), stdout=asyncio.subprocess.PIPE
     )
     try:
         told, _ = await process.communicate()
@@ -149,17 +172,17 @@ async def figures(plane: ControlPlane, pods: int) -> dict[str, Any]:
             assert len(run.datastore) == pods
             found["starts"].append((monotonic() - began_s, process_time() - began_cpu_s))
 
+    stored = await _stored(plane)
     async with running(plane.kubeconfig, WANTED, Timing()) as run:
         await run.synced.wait()
         departures = Departures()
         run.datastore.add_listener(departures)
         await until(lambda: not run.status("Pod").age_s)  # the watch is open
 
-        heard, began_cpu_s = run.status("Pod").events, process_time()
-        (told,) = await writer(plane, "change", pods)
-        await until(lambda: run.status("Pod").events >= heard + told["events"])
-        found["event_us"] = 1e6 * (process_time() - began_cpu_s) / told["events"]
-        found["rate"] = told["rate"]
+        found["changes"] = await _cost(run, writer(plane, "change", pods))
+        swings = [(key, stored[key], now) for key, now in (await _stored(plane)).items() if now != stored[key]]
+        (file := plane.folder / "swings.json").write_text(json.dumps(swings))
+        found["swings"] = await _cost(run, _process("swing", plane.etcd_socket, file))
 
         changing = asyncio.create_task(writer(plane, "trickle", pods))
         removals = await writer(plane, "remove", pods)
@@ -170,6 +193,20 @@ async def figures(plane: ControlPlane, pods: int) -> dict[str, Any]:
             found[f"after_{since}"] = [departures.gone_at_s[one["name"]] - one[since] for one in removals]
         _check(run, plane, pods)
     return found
+
+
+async def _stored(plane: ControlPlane) -> dict[str, str]:
+    async with Etcd(plane.etcd_socket) as etcd:
+        return await etcd.under("/registry/pods/")
+
+
+async def _cost(run: Running, writing: Awaitable[list[dict[str, Any]]]) -> dict[str, float]:
+    """Of the events that a writer makes: `rate` a second, CPU of one in `event_us`, and `cores` in all, from first to last."""
+    heard, began_cpu_s, began_s = run.status("Pod").events, process_time(), monotonic()
+    (told,) = await writing
+    await until(lambda: run.status("Pod").events >= heard + told["events"])
+    cpu_s = process_time() - began_cpu_s
+    return {"rate": told["rate"], "event_us": 1e6 * cpu_s / told["events"], "cores": cpu_s / (monotonic() - began_s)}
 
 
 async def ready_s(plane: ControlPlane, folder: Path) -> float:
@@ -206,7 +243,12 @@ def measure(*, pods: int = PODS) -> dict[str, Any]:
 
 def main() -> None:
     if "--write" in sys.argv:
-        job, host, port, ca, pods = sys.argv[2:]
+        job, *arguments = sys.argv[2:]
+        if job == "swing":
+            socket, file = map(Path, arguments)
+            asyncio.run(swing(socket, json.loads(file.read_text())))
+            return
+        host, port, ca, pods = arguments
         WRITERS[job](KubeApi(host, int(port), ca=Path(ca).read_text(), token=ADMIN_TOKEN), int(pods))
         return
     found = measure()
@@ -214,8 +256,11 @@ def main() -> None:
     print(f"{PODS} Pods of {found['pod_bytes']} bytes, made in {found['fill_s']:.0f} s")
     print(f"  until all are endpoints:   {starts} s (of CPU)")
     print(f"  epp run is ready:          {found['ready_s']:.2f} s")
-    print(f"  an event:                  {found['event_us']:.0f} us of CPU, at {found['rate']:.0f} a second")
-    print(f"  1,000 a second, by that:   {found['event_us'] / 1e3:.3f} cores")
+    for writes in ("changes", "swings"):
+        of = found[writes]
+        print(
+            f"  an event, at {of['rate']:4.0f} a second: {of['event_us']:.0f} us of CPU, {of['cores']:.3f} cores in all"
+        )
     print(f"  {REMOVALS} removals, beside {found['rate_beside_removals']:.0f} events a second:")
     for what, key in (("answer", "after_answered_s"), ("request", "after_sent_s")):
         percentiles_ms = [1e3 * s for s in statistics.quantiles(found[key], n=100)]

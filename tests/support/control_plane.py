@@ -98,12 +98,17 @@ class ControlPlane:
     def url(self) -> str:
         return f"https://{self.host}:{self.port}"
 
+    @property
+    def etcd_socket(self) -> Path:
+        """Where etcd listens to clients."""
+        return self.folder / _ETCD_SOCKET
+
     def start_api_server(self) -> None:
         """On the same port and the same data as before; returns when it is ready."""
         admission = () if self._controllers else ("--disable-admission-plugins=ServiceAccount",)
         self._start(
             tools.KUBE_APISERVER,
-            f"--etcd-servers=unix://{self.folder}/{_ETCD_SOCKET}",
+            f"--etcd-servers=unix://{self.etcd_socket}",
             f"--bind-address={self.host}",
             f"--advertise-address={self.host}",
             f"--secure-port={self.port}",
@@ -223,7 +228,7 @@ class ControlPlane:
             "--listen-peer-urls=http://127.0.0.1:0",
             "--unsafe-no-fsync",
         )
-        self._wait(tools.ETCD.name, (self.folder / _ETCD_SOCKET).exists, "listened")
+        self._wait(tools.ETCD.name, self.etcd_socket.exists, "listened")
 
     def _start_controllers(self) -> None:
         common = [f"--{use}kubeconfig={self.kubeconfig}" for use in ("", "authentication-", "authorization-")]
