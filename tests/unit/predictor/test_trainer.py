@@ -203,8 +203,6 @@ def test_one_slow_endpoint_is_known_from_its_first_prediction() -> None:
 
 # --- poison --------------------------------------------------------------------------------------------------------------
 
-CHANCE = np.random.default_rng(99)
-
 
 def not_numbers(rows: Floats) -> None:
     rows[:, [TTFT, TPOT]] = np.nan
@@ -247,7 +245,8 @@ def no_such_endpoint(rows: Floats) -> None:
 
 
 def mixed_up(rows: Floats) -> None:
-    rows[:, [TTFT, TPOT]] = np.exp(CHANCE.uniform(0, 12, (len(rows), 2)))
+    chance = np.random.default_rng(99)
+    rows[:, [TTFT, TPOT]] = np.exp(chance.uniform(0, 12, (len(rows), 2)))
 
 
 POISONS = (

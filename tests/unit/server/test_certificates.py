@@ -14,9 +14,16 @@ from epp.server.tls import Certificate, KeyPair, grpc_credentials, load_pair, se
 
 def write(directory: Path, pair: KeyPair) -> Path:
     directory.mkdir(exist_ok=True)
-    (directory / "tls.crt").write_bytes(pair.chain)
-    (directory / "tls.key").write_bytes(pair.key)
+    put(directory / "tls.crt", pair.chain)
+    put(directory / "tls.key", pair.key)
     return directory
+
+
+def put(path: Path, data: bytes) -> None:
+    """As another file: one of the same size may be written within the resolution of the file system's clock."""
+    new = path.with_name("new")
+    new.write_bytes(data)
+    new.replace(path)
 
 
 def test_the_self_signed_certificate_is_for_localhost_and_ten_years() -> None:
@@ -73,7 +80,7 @@ def test_a_broken_pair_leaves_the_old_one_and_is_reported_once(
 ) -> None:
     certificate = Certificate(write(tmp_path, self_signed()))
     before = certificate.pair
-    (tmp_path / "tls.crt").write_bytes(self_signed().chain)
+    put(tmp_path / "tls.crt", self_signed().chain)
 
     assert (certificate.refresh(), certificate.refresh()) == (False, False)
     assert certificate.pair is before
@@ -84,9 +91,9 @@ def test_a_pair_written_file_by_file_comes_into_force_when_it_is_whole(tmp_path:
     certificate = Certificate(write(tmp_path, self_signed()))
     other = self_signed()
 
-    (tmp_path / "tls.crt").write_bytes(other.chain)
+    put(tmp_path / "tls.crt", other.chain)
     half = certificate.refresh()
-    (tmp_path / "tls.key").write_bytes(other.key)
+    put(tmp_path / "tls.key", other.key)
     whole = certificate.refresh()
 
     assert (half, whole, certificate.pair) == (False, True, other)
