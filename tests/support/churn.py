@@ -20,9 +20,10 @@ from epp.envoy.bootstrap import bootstrap
 from epp.envoy.options import BootstrapOptions
 from epp.sim import SimConfig, SimServer, StepCost
 from tests.support.control_plane import OFFICIAL_CRDS, ControlPlane
+from tests.support.ports import free_port
 from tests.support.processes import open_files, status
 from tests.support.stack import Epp, eventually, start_epp
-from tests.support.steady_load import Failure, steady_load
+from tests.support.steady_load import Failure, SteadyLoad, steady_load
 
 AT_A_TIME: Final = 8  # Pods that are ready
 LINGER: Final = 3  # replacements for which a server goes on after its Pod is gone
@@ -59,7 +60,7 @@ async def churn(plane: ControlPlane, namespace: str, folder: Path, *, count: int
     plane.install_crds(*OFFICIAL_CRDS)
     addresses = _Addresses()
     running: deque[SimServer] = deque()
-    ending: deque[SimServer] = deque()
+    ending: deque[tuple[SimServer, int]] = deque()
     try:
         for number in range(AT_A_TIME):
             running.append(await _add(plane, namespace, addresses, number))
@@ -72,7 +73,7 @@ async def churn(plane: ControlPlane, namespace: str, folder: Path, *, count: int
             early = None
             async with steady_load(envoy.url, rate=rate, model=MODEL) as load:
                 for number in range(AT_A_TIME, AT_A_TIME + count):
-                    await _replace(plane, namespace, addresses, epp, running, ending, number)
+                    await _replace(plane, namespace, addresses, epp, load, running, ending, number)
                     if number == 2 * AT_A_TIME:
                         early = await _process(epp)
             await epp.idle()
@@ -86,7 +87,7 @@ async def churn(plane: ControlPlane, namespace: str, folder: Path, *, count: int
                 await _process(epp),
             )
     finally:
-        for server in (*running, *ending):
+        for server in (*running, *(server for server, _ in ending)):
             await server.stop()
 
 
@@ -95,7 +96,7 @@ class _Addresses:
 
     def __init__(self) -> None:
         self._network = f"127.{128 + secrets.randbelow(64)}"
-        self.port = 0
+        self.port = free_port()
 
     def next(self, number: int) -> tuple[str, int]:
         return f"{self._network}.{number // 250}.{1 + number % 250}", self.port
@@ -106,7 +107,6 @@ async def _add(plane: ControlPlane, namespace: str, addresses: _Addresses, numbe
     host, port = addresses.next(number)
     server = SimServer(SimConfig(name=f"pod-{number}", host=host, port=port, model=MODEL, cost=StepCost(speed=50)))
     await server.start()
-    addresses.port = server.port  # the first one chose it; the others have networks of their own
     await asyncio.to_thread(plane.api.create_pod, server.name, namespace=namespace, ip=host, labels=LABELS)
     return server
 
@@ -116,19 +116,25 @@ async def _replace(
     namespace: str,
     addresses: _Addresses,
     epp: Epp,
+    load: SteadyLoad,
     running: deque[SimServer],
-    ending: deque[SimServer],
+    ending: deque[tuple[SimServer, int]],
     number: int,
 ) -> None:
-    """One comes, and the oldest goes; returns when the EPP knows both."""
+    """One comes, and the oldest goes; returns when the EPP knows both.
+
+    `ending` holds servers with the first request that cannot have gone there: those before it are waited for.
+    """
     running.append(await _add(plane, namespace, addresses, number))
-    oldest = running.popleft()
+    oldest = running[0]
     await asyncio.to_thread(plane.api.delete, "v1", "Pod", oldest.name, namespace=namespace, grace_s=0)
-    ending.append(oldest)
-    wanted = {server.address for server in running}
+    wanted = {server.address for server in running if server is not oldest}
     await eventually(lambda: _known(epp), lambda known: known == wanted, deadline_s=DEADLINE_S)
+    ending.append((running.popleft(), load.sent))
     if len(ending) > LINGER:
-        await ending.popleft().stop()
+        gone, first_without_it = ending.popleft()
+        await load.until_ended(first_without_it)
+        await gone.stop()
 
 
 async def _known(epp: Epp) -> set[str]:

@@ -37,12 +37,21 @@ class SteadyLoad(msgspec.Struct):
     failures: list[Failure] = []
     servers: set[str] = set()
     """Simulated servers that answered, by name."""
+    under_way: set[int] = set()
+    held_back: bool = False
+    """As long as it is, nothing more is sent."""
 
     async def until_answered(self, more: int) -> None:
         """Return when so many more requests were answered."""
         wanted = self.answered + more
         async with asyncio.timeout(90):
             while self.answered < wanted:  # noqa: ASYNC110  (a counter tells nobody)
+                await asyncio.sleep(0.02)
+
+    async def until_ended(self, number: int) -> None:
+        """Return when no request before that one is under way."""
+        async with asyncio.timeout(90):
+            while min(self.under_way, default=number) < number:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
 
 
@@ -75,14 +84,19 @@ async def steady_load(url: str, *, rate: float, model: str, streamed: int = 0) -
                         return
             except (aiohttp.ClientError, OSError) as error:
                 problem = repr(error)
+            finally:
+                load.under_way.remove(number)
             load.failures.append(Failure(number, sent_s, loop.time(), problem))
 
         async def send() -> None:
             began = loop.time()
             for number in itertools.count():
                 await asyncio.sleep(max(0.0, began + number / rate - loop.time()))
+                while load.held_back and not stop.is_set():  # noqa: ASYNC110  (the same)
+                    await asyncio.sleep(0.01)
                 if stop.is_set():
                     return
+                load.under_way.add(number)
                 task = asyncio.create_task(one(number))
                 pending.add(task)
                 task.add_done_callback(pending.discard)
