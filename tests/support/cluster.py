@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
@@ -27,11 +28,13 @@ from tests.support.kube_api import Object
 from tests.support.node.network import Network, open_network
 from tests.support.node.pods import RUNNING
 from tests.support.node.settings import Image, Settings
+from tests.support.processes import family, has_ended
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 NODE: Final = "n1"
-PATIENCE: Final = 10.0  # a machine with many jobs answers a probe late; thresholds and periods are as the manifests say
+PATIENCE: Final = 30.0  # a machine with many jobs answers a probe late; thresholds and periods are as the manifests say
 READ_AGAIN_S: Final = 1.0
+_END_WITHIN_S: Final = 30.0
 _BIN: Final = Path(sys.executable).parent
 
 
@@ -145,11 +148,14 @@ class Cluster:
 
     def until_ready(self, namespace: str, selector: str, count: int) -> list[Object]:
         """The Pods, once there are as many as `count` and all are Ready."""
-        self.until(
-            lambda: len(self.pods(namespace, selector)) == len(self.pods(namespace, selector, ready=True)) == count,
-            f"{count} Pods {selector} are not Ready",
-        )
-        return self.pods(namespace, selector, ready=True)
+        found: list[Object] = []
+
+        def are_ready() -> bool:
+            found[:] = self.pods(namespace, selector)
+            return len(found) == count and all(is_ready(pod) for pod in found)
+
+        self.until(are_ready, f"{count} Pods {selector} are not Ready")
+        return found
 
     def remove_pods(self, namespace: str, selector: str = "") -> None:
         """Let them go without grace; returns when none is left. What owns them has to be gone."""
@@ -227,6 +233,10 @@ def is_ready(pod: Object) -> bool:
 
 
 def _end(node: subprocess.Popen[bytes]) -> None:
-    """All that it started ends with it, by the kernel's doing."""
+    """All that it started ends with it, by the kernel's doing; returns when that is done, so that nobody writes any more."""
+    started = family(node.pid)
     node.kill()
     node.wait()
+    give_up_at = time.monotonic() + _END_WITHIN_S
+    while not all(has_ended(pid) for pid in started) and time.monotonic() < give_up_at:
+        time.sleep(0.02)

@@ -186,29 +186,27 @@ class KubeApi:
             self._local.connection = None
 
     def _exchange(self, method: str, target: str, data: bytes | None, content_type: str) -> tuple[int, bytes]:
-        kept = getattr(self._local, "connection", None)
-        if kept is not None:
+        if getattr(self._local, "connection", None) is not None:
             # The server may have ended it while it was idle; what it then answers is nothing, and asking again is safe.
-            with contextlib.suppress(http.client.RemoteDisconnected, ConnectionError, ssl.SSLEOFError):
-                return self._send(kept, method, target, data, content_type)
-            self.close()
+            with contextlib.suppress(ConnectionError, ssl.SSLEOFError):
+                return self._send(method, target, data, content_type)
         self._local.connection = http.client.HTTPSConnection(*self._address, context=self._tls, timeout=_TIMEOUT_S)
+        return self._send(method, target, data, content_type)
+
+    def _send(self, method: str, target: str, data: bytes | None, content_type: str) -> tuple[int, bytes]:
+        """On this thread's connection, which is of no use any more when it raises OSError."""
+        connection: http.client.HTTPSConnection = self._local.connection
+        headers = {"authorization": f"Bearer {self._token}", "content-type": content_type, "accept": "application/json"}
         try:
-            return self._send(self._local.connection, method, target, data, content_type)
-        except http.client.HTTPException as error:
-            self.close()
-            raise ConnectionError(str(error)) from error
+            connection.request(method, target, data, headers)
+            response = connection.getresponse()
+            return response.status, response.read()
         except OSError:
             self.close()
             raise
-
-    def _send(
-        self, connection: http.client.HTTPSConnection, method: str, target: str, data: bytes | None, content_type: str
-    ) -> tuple[int, bytes]:
-        headers = {"authorization": f"Bearer {self._token}", "content-type": content_type, "accept": "application/json"}
-        connection.request(method, target, data, headers)
-        response = connection.getresponse()
-        return response.status, response.read()
+        except http.client.HTTPException as error:  # an answer that is cut short
+            self.close()
+            raise OSError(repr(error)) from error
 
     def _apply(self, body: Object, namespace: str) -> Object:
         path = self._path(body["apiVersion"], body["kind"], namespace, body["metadata"]["name"])

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from tests.support.kube_api import KubeApi
+from tests.support.kube_api import ApiError, KubeApi
 from tests.support.node import dns
 from tests.support.node.pods import Pod
 from tests.support.node.settings import Settings
@@ -40,7 +40,7 @@ class Node:
         while True:
             try:
                 found = await asyncio.to_thread(self._api.list, "v1", "Pod", fieldSelector=selector)
-            except OSError:  # the server is away; what runs goes on
+            except (OSError, ApiError):  # the server is away, or its database is; what runs goes on
                 await asyncio.sleep(_LOOK_AGAIN_S)
                 continue
             self._follow({pod["metadata"]["uid"]: pod for pod in found})

@@ -358,12 +358,16 @@ class Pod:
     # --- the API server ------------------------------------------------------------------------------------------------
 
     async def _call(self, function: Any, *arguments: Any, **named: Any) -> Any:
-        """Again until the server answers: it may be away for minutes."""
+        """Again until the server answers: it may be away for minutes, or be there without its database."""
         while True:
             try:
                 return await asyncio.to_thread(function, *arguments, **named)
             except OSError:
-                await asyncio.sleep(_AGAIN_S)
+                pass
+            except ApiError as error:
+                if error.status < 500:
+                    raise
+            await asyncio.sleep(_AGAIN_S)
 
     def _ask(self, function: Any, *arguments: Any, **named: Any) -> Any:
         try:
