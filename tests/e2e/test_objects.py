@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from epp.sim import SimConfig, SimServer, StepCost
-from tests.support.stack import eventually, start_stack
+from tests.support.stack import eventually, replace, start_stack
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session")]
 
@@ -64,7 +64,7 @@ async def test_a_sheddable_request_is_refused_while_the_servers_are_full(tmp_pat
             for task in busy:
                 task.cancel()
             await asyncio.gather(*busy, return_exceptions=True)
-        served = await eventually(batch, lambda answer: answer[0] != 429, deadline_s=20)
+        served = await eventually(batch, lambda answer: answer[0] != 429)
 
         assert refused[:2] == (429, "rejected-saturated")
         assert refused[2].endswith(b"system saturated, sheddable request dropped")
@@ -97,13 +97,13 @@ async def test_a_weighted_rewrite_splits_and_the_asked_name_comes_back(tmp_path:
         split = served()
         await asyncio.gather(*(ask(x_beta="yes") for _ in range(10)))
         beta = served()
-        (folder / "canary.yaml").write_text(CANARY.replace("weight: 70", "weight: 1").replace("30}", "1000000}"))
+        replace(folder / "canary.yaml", CANARY.replace("weight: 70", "weight: 1").replace("30}", "1000000}"))
         await eventually(lambda: asyncio.sleep(0, stack.epp.log(f"objects of {folder}")), lambda lines: len(lines) == 2)
         await asyncio.gather(*(ask() for _ in range(50)))
 
         assert set(names) == {"food"}
         assert set(split) == {"food-v1", "food-v2"}
-        assert abs(split["food-v2"] / 600 - 0.3) < 0.08
+        assert abs(split["food-v2"] / 600 - 0.3) < 0.1  # more than five standard deviations
         assert beta == {"food-v3": 10}
         assert served()["food-v2"] >= 49
         assert await stack.epp.metric("inference_extension_model_rewrite_decisions_total", model_name="food") == 660

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from epp.sim import SimServer
-from tests.support.stack import Stack, eventually, start_stack
+from tests.support.stack import Stack, eventually, replace, start_stack
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session")]
 
@@ -85,7 +85,7 @@ async def test_twenty_changes_under_load_fail_no_request_and_leave_no_count(
         for i in range(WRITES):
             content = BROKEN[i // 4 % len(BROKEN)] if i % 4 == 3 else (OTHER, ONE)[i % 2]
             seen = await reloads(stack)
-            path.write_text(content)
+            replace(path, content)
             await more_than(seen, lambda: reloads(stack))
             await more_than(load.done + 8, load.count)
         await stack.complete(prompt, model="sim-model", x_request_id="after")
