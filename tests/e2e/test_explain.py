@@ -26,6 +26,7 @@ async def stack(tmp_path: Path, sims: list[SimServer]) -> AsyncIterator[Stack]:
     async with start_stack(
         tmp_path, "--explain-header", endpoints=endpoints, subset_hint_header="x-test-subset"
     ) as found:
+        await eventually(found.epp.endpoints, lambda es: all(e["metrics_age_s"] is not None for e in es))
         yield found
 
 
@@ -64,7 +65,7 @@ async def test_a_cached_prefix_is_why_the_others_were_not_chosen(stack: Stack) -
     assert told["chosen"] == (await explained(stack, "first"))["chosen"]
     assert len(losers) == 2
     assert all(f"prefix blocks 0 vs {total}" in e["why_not"] for e in losers)
-    assert all(e["metrics_age_s"] < 5 for e in told["endpoints"])
+    assert all(0 <= e["metrics_age_s"] < 60 for e in told["endpoints"])
     assert told["outcome"]["status"] == 200
     assert told["outcome"]["cached_tokens"] == answer["usage"]["prompt_tokens_details"]["cached_tokens"]
     assert "valve" not in json.dumps(told)
