@@ -14,7 +14,6 @@ pytestmark = [pytest.mark.e2e, pytest.mark.kube]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="addresses of the whole loopback network, and /proc, are Linux's")
-@pytest.mark.timeout(300)
 async def test_a_hundred_pods_replaced_under_load_leave_nothing_behind(
     control_plane: ControlPlane, namespace: str, tmp_path: Path
 ) -> None:

