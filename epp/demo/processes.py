@@ -189,7 +189,7 @@ async def wait_for_http(child: Child, url: str, *, deadline_s: float) -> None:
             try:
                 async with session.get(url) as response:
                     return True if response.status == 200 else None
-            except aiohttp.ClientError:
+            except (aiohttp.ClientError, OSError):
                 return None
 
         await wait_until(child, probe, what=f"answered 200 on {url}", deadline_s=deadline_s)

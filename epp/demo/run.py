@@ -26,7 +26,7 @@ from epp.demo.summary import Summary, outcome, summarize
 from epp.demo.workload import SIZES, Size, Turn, make_load
 
 _POLL_S: Final = 0.03
-_LAST_PICKS_WITHIN_S: Final = 3.0
+_LAST_PICKS_WITHIN_S: Final = 10.0
 _WARM_UP: Final = Turn("warm-up", 0.0, "good morning", streamed=True, max_tokens=2)
 
 
