@@ -149,16 +149,20 @@ class Installed(NamedTuple):
         """
 
         async def routed() -> float:
-            with contextlib.suppress(AssertionError):
+            with contextlib.suppress(AssertionError, aiohttp.ClientError):
                 await complete(url, 1)
             return await self.decided()
 
-        before = await eventually(routed, lambda count: count > 0, deadline_s=60)
+        before = await eventually(routed, lambda count: count > 0, deadline_s=120)
         assert await complete(url, 10) == [MODEL]
         return await self.decided() - before
 
     def remove_pickers(self) -> None:
         """What is installed has been deleted, and its Pods need not take their time."""
+        api = self.cluster.api
+        # Deployments are gone; what they made would make Pods again until the garbage collector has come to it.
+        for owner in api.list("apps/v1", "ReplicaSet", namespace=self.namespace, labelSelector="!app"):
+            api.delete("apps/v1", "ReplicaSet", owner["metadata"]["name"], namespace=self.namespace)
         self.cluster.remove_pods(self.namespace, "!app")
 
 
@@ -320,8 +324,11 @@ def changes(case: Case) -> Object:
 async def behind(cluster: Cluster, namespace: str, service: str, port: int = 8081) -> str:
     """The URL of an Envoy, once the Pod that has it is ready."""
 
-    def address() -> list[str]:
-        return service_addresses(cluster, namespace, service, port)
+    found: list[str] = []
 
-    await asyncio.to_thread(cluster.until, lambda: bool(address()), f"nothing is ready behind {service}")
-    return f"http://{address()[0]}"
+    def look() -> bool:
+        found[:] = service_addresses(cluster, namespace, service, port)
+        return bool(found)
+
+    await asyncio.to_thread(cluster.until, look, f"nothing is ready behind {service}")
+    return f"http://{found[0]}"

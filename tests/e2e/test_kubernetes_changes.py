@@ -21,6 +21,7 @@ from tests.support.steady_load import steady_load
 pytestmark = [pytest.mark.e2e, pytest.mark.kube, pytest.mark.asyncio(loop_scope="session")]
 
 RATE = 100.0  # a second
+LEAST = 1000  # requests, however soon all that was to happen has happened
 EPP = "app.kubernetes.io/name=llm-epp"
 SERVERS = "app=vllm-llama"
 
@@ -54,7 +55,6 @@ def simulators(replicas: int) -> Object:
     )
 
 
-@pytest.mark.timeout(300)
 async def test_no_request_fails_while_model_servers_and_pickers_are_scaled_and_replaced(
     cluster: Cluster, cluster_namespace: str, tmp_path: Path
 ) -> None:
@@ -73,13 +73,13 @@ async def test_no_request_fails_while_model_servers_and_pickers_are_scaled_and_r
                 await load.until_answered(100)
             await asyncio.to_thread(_replace, cluster, namespace, deployment, selector)
             await load.until_answered(100)
+        await load.until_answered(LEAST - load.answered)
 
     print(f"{len(load.failures)} of {load.sent} requests failed")
     assert load.failures == []
-    assert load.answered == load.sent >= 1000
+    assert load.answered == load.sent >= LEAST
 
 
-@pytest.mark.timeout(300)
 async def test_no_request_fails_when_the_leader_is_told_to_go_nor_when_it_is_killed(
     cluster: Cluster, cluster_namespace: str, tmp_path: Path
 ) -> None:
@@ -103,10 +103,10 @@ async def test_no_request_fails_when_the_leader_is_told_to_go_nor_when_it_is_kil
             await asyncio.to_thread(
                 cluster.until, partial(_is_another, cluster, namespace, leader), "nobody else leads"
             )
-            await load.until_answered(100)
+            await load.until_answered(max(100, LEAST - load.answered))
         print(f"{name}: {len(load.failures)} of {load.sent} requests failed")
         assert load.failures == []
-        assert load.answered == load.sent >= 1000
+        assert load.answered == load.sent >= LEAST
 
 
 def _scale(cluster: Cluster, namespace: str, deployment: str, selector: str, count: int) -> None:
@@ -132,9 +132,14 @@ def _all(cluster: Cluster, namespace: str, selector: str) -> set[str]:
 
 def _leader(cluster: Cluster, namespace: str) -> Object:
     """The only picker that is ready."""
-    cluster.until(lambda: len(cluster.pods(namespace, EPP, ready=True)) == 1, "not exactly one picker leads")
-    [pod] = cluster.pods(namespace, EPP, ready=True)
-    return pod
+    found: list[Object] = []
+
+    def is_one() -> bool:
+        found[:] = cluster.pods(namespace, EPP, ready=True)
+        return len(found) == 1
+
+    cluster.until(is_one, "not exactly one picker leads")
+    return found[0]
 
 
 def _is_another(cluster: Cluster, namespace: str, before: Object) -> bool:
