@@ -182,8 +182,9 @@ def _settle(servers: Vllm) -> None:
     for number in range(SERVERS):
         for pid in servers.pids(number):
             for thread in Path(f"/proc/{pid}/task").iterdir():
-                os.sched_setaffinity(int(thread.name), {cores[number % len(cores)]})
-                os.setpriority(os.PRIO_PROCESS, int(thread.name), 5)
+                with suppress(ProcessLookupError):  # it may have ended since
+                    os.sched_setaffinity(int(thread.name), {cores[number % len(cores)]})
+                    os.setpriority(os.PRIO_PROCESS, int(thread.name), 5)
 
 
 async def observe(steps: Sequence[Step], folder: Path, *, seed: int, layers: int) -> dict[str, Records]:

@@ -28,6 +28,7 @@ class Load:
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
         self.statuses: list[int] = []
+        self.turns = [0] * CLIENTS
         self.stopped = asyncio.Event()
 
     async def client(self, number: int) -> None:
@@ -37,6 +38,7 @@ class Load:
             body = {"model": "tiny", "prompt": f"{number} {turn} " + "word " * 200, "max_tokens": 4}
             status, _, _ = await self.stack.post("/v1/completions", body)
             self.statuses.append(status)
+            self.turns[number] += 1
 
     async def answered(self, more: int) -> list[int]:
         """Statuses of the next `more` answers."""
@@ -45,8 +47,17 @@ class Load:
         async def count() -> int:
             return len(self.statuses) - before
 
-        await eventually(count, lambda n: n >= more, deadline_s=120)
+        await eventually(count, lambda n: n >= more, deadline_s=240)
         return self.statuses[before:]
+
+    async def under_way_are_over(self) -> None:
+        """Return once every request that is under way now has its answer."""
+        before = list(self.turns)
+
+        async def over() -> bool:
+            return all(now > then for now, then in zip(self.turns, before, strict=True))
+
+        await eventually(over, bool, deadline_s=240)
 
 
 async def picks(stack: Stack) -> Counter[str]:
@@ -63,18 +74,18 @@ async def test_a_server_killed_under_load_is_left_alone_until_it_is_back(tmp_pat
             try:
                 assert set(await load.answered(40)) == {200}
                 await _kill(b)
-                await eventually(stack.epp.endpoints, lambda es: _silent(es, "b"), deadline_s=60)
-                await load.answered(CLIENTS)  # those that were under way
+                await eventually(stack.epp.endpoints, lambda es: _silent(es, "b"), deadline_s=120)
+                await load.under_way_are_over()
                 assert set(await load.answered(40)) == {200}
 
                 async with vllm(tmp_path / "b again", first_port=int(host_port.rpartition(":")[2])):
-                    await eventually(stack.epp.endpoints, lambda es: not _silent(es, "b"), deadline_s=60)
+                    await eventually(stack.epp.endpoints, lambda es: not _silent(es, "b"), deadline_s=120)
                     before = (await picks(stack))[host_port]
 
                     async def picked_again() -> int:
                         return (await picks(stack))[host_port] - before
 
-                    await eventually(picked_again, lambda n: n >= 5, deadline_s=60)
+                    await eventually(picked_again, lambda n: n >= 5, deadline_s=120)
                     assert set(await load.answered(20)) == {200}
                     load.stopped.set()
                     await asyncio.gather(*clients)
@@ -89,7 +100,7 @@ async def _kill(servers: Vllm) -> None:
     for pid in [*servers.pids(0), servers.process.pid]:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    await asyncio.to_thread(servers.process.wait, 30)
+    await asyncio.to_thread(servers.process.wait, 120)
 
 
 def _silent(endpoints: list[dict[str, Any]], name: str) -> bool:

@@ -23,6 +23,7 @@ from tests.integration.test_kv_events import Bench, until
 from tests.support.outside import finish, handle_with
 from tests.support.parsing import parse
 from tests.support.plugins import make_fleet, make_plugin
+from tests.support.processes import has_ended
 from tests.vllm.conftest import BLOCK_SIZE, MODEL, Vllm, vllm
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
@@ -143,9 +144,11 @@ async def test_replays_gaps_salts_and_a_restart(world: World, tmp_path: Path) ->
         assert bench.blocks(endpoint, lost, salt="salt") == 0
         assert publisher.feed.trust.name == "ALL"
         port = int(servers.host_ports[0].rpartition(":")[2])
+        pids = servers.pids(0)
         os.killpg(servers.process.pid, signal.SIGKILL)
 
     await until(lambda: bench.trust(endpoint) == ["none"])
+    await until(lambda: all(map(has_ended, pids)))  # the next one listens on the same port
     async with vllm(tmp_path / "again", first_port=port) as servers:
         await until(lambda: bench.trust(endpoint) == ["all"])
         assert bench.blocks(endpoint, some[0]) == 0
