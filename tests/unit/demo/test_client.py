@@ -10,6 +10,7 @@ from aiohttp.test_utils import TestServer
 
 from epp.demo.client import Answer, Target, play
 from epp.demo.workload import Conversation, Turn
+from tests.support.ports import free_port
 
 USAGE = '"usage": {"prompt_tokens": 90, "prompt_tokens_details": {"cached_tokens": 60}}'
 WHOLE = '{"choices": [{"message": {"role": "assistant", "content": "blue"}}], ' + USAGE + "}"
@@ -101,9 +102,8 @@ async def test_an_answer_that_is_no_json_is_an_error(server: Server) -> None:
     assert (await play_one(server, streamed=False)).error.startswith("DecodeError")
 
 
-async def test_a_server_that_is_gone_is_an_error(server: Server) -> None:
-    target = server.target
-    await server.http.close()
+async def test_a_server_that_is_not_there_is_an_error() -> None:
+    target = Target(f"http://127.0.0.1:{free_port()}", "m", "run")
     (answer,) = await play([one_off(streamed=True)], target, on_answer=lambda _: None)
 
     assert (answer.status, answer.error.partition(":")[0]) == (0, "ClientConnectorError")
