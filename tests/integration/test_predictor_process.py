@@ -21,6 +21,9 @@ from tests.support.latency_world import draw
 from tests.support.processes import has_ended
 from tests.unit.predictor.test_trainer import drawn
 
+# Another process imports XGBoost, which takes a second, or twenty on a busy machine; here and there one after the other.
+pytestmark = pytest.mark.timeout(400)
+
 QUICK = ProcessSettings(
     trainer=TrainerSettings(interval_s=0.05, fewest_new=1, recipe=Recipe(trees=10)), tick_s=0.02, capacity=4096
 )
@@ -48,7 +51,7 @@ def training(clock: Clock) -> Iterator[TrainingProcess]:
     made.close()
 
 
-def until(condition: Callable[[], bool], training: TrainingProcess, *, limit_s: float = 60.0) -> list[Snapshot]:
+def until(condition: Callable[[], bool], training: TrainingProcess, *, limit_s: float = 200.0) -> list[Snapshot]:
     """Poll as an owner does until the condition holds. Returns what was published meanwhile."""
     published = []
     end_s = time.monotonic() + limit_s
@@ -64,6 +67,10 @@ def has_fitted(training: TrainingProcess, before: int) -> Callable[[], bool]:
     return lambda: training.status.fits > before
 
 
+def has_fitted_as_asked(training: TrainingProcess, before: int) -> Callable[[], bool]:
+    return lambda: training.status.fits > before and training.status.last_reason == "asked"
+
+
 def send(training: TrainingProcess, rows: np.ndarray) -> None:
     now_s = time.time()
     for number, row in enumerate(rows):
@@ -73,11 +80,11 @@ def send(training: TrainingProcess, rows: np.ndarray) -> None:
 
 def test_samples_go_in_and_a_model_comes_out(training: TrainingProcess) -> None:
     predictor = Predictor(on_sample=training.send)
-    training.start()
     requests = draw(1500, np.random.default_rng(0))
     prediction = predictor.predict(requests.features, requests.endpoints)
     for i in range(1500):
         predictor.observe(prediction.keep(i), ttft_ms=requests.ttft_ms[i], tpot_ms=requests.tpot_ms[i])
+    training.start()  # not before: it would fit as soon as some of them have come
 
     first, *_ = until(lambda: training.status.outcomes.get("published", 0) >= 2, training)
     predictor.publish(first)
@@ -126,8 +133,8 @@ def test_a_killed_process_comes_back_with_the_samples(
 
 
 def test_a_restarted_process_still_has_to_beat_the_model_in_use(training: TrainingProcess, clock: Clock) -> None:
-    training.start()
     send(training, drawn(2000, 0))
+    training.start()
     (published,) = until(lambda: training.status.fits > 0, training)
     os.kill(training.status.pid, signal.SIGKILL)
     until(lambda: not training.status.is_running, training)
@@ -162,8 +169,9 @@ def test_dying_again_and_again_waits_longer_and_leaves_the_samples_out(training:
 
     assert waits[0] < waits[1] < waits[2]
     # Two early deaths: what was sent before the third start is not read again.
+    fits = training.status.fits  # of a process that was quicker than its end
     send(training, drawn(150, 1))
-    until(lambda: training.status.fits > 0, training)
+    until(has_fitted(training, fits), training)
     assert training.status.samples <= 150
 
 
@@ -198,8 +206,8 @@ def test_poison_keeps_the_model(training: TrainingProcess) -> None:
         fits = training.status.fits
         send(training, rows)
         training.fit_now()
-        # A fit that sees few of the bad rows yet may well learn from the good ones.
-        for snapshot in until(has_fitted(training, fits), training):
+        # A fit that sees few of the bad rows yet may well learn from the good ones; the one that was asked for sees all.
+        for snapshot in until(has_fitted_as_asked(training, fits), training):
             predictor.publish(snapshot)
 
     asked = draw(500, np.random.default_rng(1))
@@ -208,25 +216,25 @@ def test_poison_keeps_the_model(training: TrainingProcess) -> None:
     assert prediction.tpot is not None
     assert np.median(np.abs(prediction.ttft.ms / asked.true_ttft_ms - 1)) < 0.15
     assert np.median(np.abs(prediction.tpot.ms / asked.true_tpot_ms - 1)) < 0.15
-    assert training.status.refused >= 2700
+    assert training.status.refused == 2700
     assert training.status.is_running
 
 
 def test_garbage_in_the_outbox_is_not_published(training: TrainingProcess, caplog: pytest.LogCaptureFixture) -> None:
-    training.start()
     send(training, drawn(600, 0))
-    original = os.read
-
-    until(lambda: training._fitting_since_s is not None, training)
-    # What the process is about to publish is damaged in the memory before its owner reads it.
+    training.start()
+    # What the process has published is damaged in the memory before its owner, which hears of it, looks there.
     process = training._process
     assert process is not None
     assert process.stdout is not None
-    os.set_blocking(process.stdout.fileno(), True)
-    said = original(process.stdout.fileno(), 65536)
-    os.set_blocking(process.stdout.fileno(), False)
+    pipe = process.stdout.fileno()
+    os.set_blocking(pipe, True)
+    while b'"fitted"' not in training._said or not training._said.endswith(b"\n"):
+        said = os.read(pipe, 65536)
+        assert said, "it has ended"
+        training._said += said
+    os.set_blocking(pipe, False)
     put_snapshot(training._memory, b"garbage")
-    training._said += said
 
     assert training.poll() is None
     assert "cannot be used" in caplog.text
@@ -244,7 +252,7 @@ def test_when_its_owner_is_killed_it_ends(tmp_path: Path) -> None:
     owner.kill()
     owner.wait()
 
-    end_s = time.monotonic() + 30
+    end_s = time.monotonic() + 200
     while not has_ended(pid):
         assert time.monotonic() < end_s
         time.sleep(0.01)
