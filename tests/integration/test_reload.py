@@ -115,7 +115,7 @@ async def test_a_bad_file_leaves_the_service_ready_and_is_on_the_page_until_it_i
     async with running(path) as case:
         before = case.config_hash
 
-        write(path, config(1, "- {type: no-such-type}\n"))
+        case.replace(config(1, "- {type: no-such-type}\n"))  # in place, the file would be empty first
         await eventually(case.service.notes)
         status, text = await case.page("/readyz")
         write(path, config(1))
