@@ -42,7 +42,7 @@ class Listener:
     async def until(self, seen: object) -> None:
         """Until `seen` (called without arguments) is true."""
         assert callable(seen)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not seen():
                 self._news.clear()
                 await self._news.wait()
@@ -92,10 +92,10 @@ async def site() -> AsyncIterator[str]:
 
 
 async def test_http_answers_are_whole_whatever_their_status(world: World, site: str) -> None:
-    reply = await world.http("POST", f"{site}/echo?status=503", body=b"x" * 100_000, timeout_s=5)
+    reply = await world.http("POST", f"{site}/echo?status=503", body=b"x" * 100_000, timeout_s=60)
 
     assert (reply.status, len(reply.body)) == (503, 100_000)
-    assert (await world.http("GET", f"{site}/redirect", timeout_s=5)).status == 302
+    assert (await world.http("GET", f"{site}/redirect", timeout_s=60)).status == 302
 
 
 async def test_http_that_does_not_answer_times_out(world: World, site: str) -> None:
@@ -106,12 +106,12 @@ async def test_http_that_does_not_answer_times_out(world: World, site: str) -> N
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1/", "nonsense", "http://[::1", "ftp://127.0.0.1/"])
 async def test_http_that_cannot_be_reached_is_one_kind_of_error(world: World, url: str) -> None:
     with pytest.raises(OutsideError):
-        await world.http("GET", url, timeout_s=5)
+        await world.http("GET", url, timeout_s=60)
 
 
 async def test_http_answers_beyond_the_limit_are_refused(world: World, site: str) -> None:
     with pytest.raises(OutsideError, match="more than 10 bytes"):
-        await world.http("POST", f"{site}/echo", body=b"x" * 11, timeout_s=5, max_bytes=10)
+        await world.http("POST", f"{site}/echo", body=b"x" * 11, timeout_s=60, max_bytes=10)
 
 
 async def test_a_subscription_brings_messages_in_order_and_tells_of_connections(world: World) -> None:
@@ -169,7 +169,7 @@ async def test_a_flood_leaves_turns_to_others(world: World) -> None:
         flood = threading.Thread(target=lambda: [socket.send_multipart([b"t", b"x" * 200]) for _ in range(20_000)])
         flood.start()
         turns = 0
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(100):
             while len(listener.messages) < 20_000:
                 await asyncio.sleep(0)
                 turns += 1
@@ -238,15 +238,18 @@ async def test_a_dialogue_asks_and_reads_answers(world: World) -> None:
     answering = asyncio.create_task(answer())
     got: list[list[bytes]] = []
 
-    async def read_all(dialogue: Dialogue) -> None:
-        async for frames in dialogue.receive(idle_s=1.0):
-            got.append(frames)  # noqa: PERF401
+    async def read(dialogue: Dialogue, *, idle_s: float) -> None:
+        async for frames in dialogue.receive(idle_s=idle_s):
+            got.append(frames)
+            if len(got) == 3:
+                break
 
     try:
         async with world.dialogue(f"tcp://127.0.0.1:{port}") as dialogue:
             await dialogue.send((b"", b"from 5"))
+            await read(dialogue, idle_s=60.0)
             with pytest.raises(TimeoutError):
-                await read_all(dialogue)
+                await read(dialogue, idle_s=0.05)
     finally:
         await answering
         context.destroy(linger=0)
@@ -275,7 +278,7 @@ async def test_closing_ends_everything_and_refuses_more(site: str) -> None:
     listener = Listener()
     job = world.spawn(work(), name="work")
     world.subscribe(listener, "tcp://127.0.0.1:1")
-    await world.http("GET", f"{site}/echo", timeout_s=5)
+    await world.http("GET", f"{site}/echo", timeout_s=60)
     await began.wait()
 
     await world.close()
@@ -288,4 +291,4 @@ async def test_closing_ends_everything_and_refuses_more(site: str) -> None:
         with pytest.raises(OutsideError, match="stops"):
             refused()
     with pytest.raises(OutsideError, match="stops"):
-        await world.http("GET", site, timeout_s=5)
+        await world.http("GET", site, timeout_s=60)
