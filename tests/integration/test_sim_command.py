@@ -30,7 +30,7 @@ async def command(*arguments: str) -> AsyncIterator[Process]:
 
 async def ready(process: Process) -> dict[str, list[dict[str, str]]]:
     assert process.stdout is not None
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         line = await process.stdout.readline()
     told: dict[str, list[dict[str, str]]] = json.loads(line)
     return told
@@ -54,7 +54,7 @@ async def test_servers_are_ready_when_told_and_end_cleanly_on_a_signal(number: s
         async with aiohttp.ClientSession(servers[1]["url"]) as client, client.get("/v1/models") as response:
             models = [model["id"] for model in (await response.json())["data"]]
         process.send_signal(number)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             _, errors = await process.communicate()
 
         assert [server["name"] for server in servers] == ["sim-0", "sim-1", "sim-2"]
@@ -72,7 +72,7 @@ async def test_a_signal_ends_requests_in_progress_too() -> None:
         async with aiohttp.ClientSession(url) as client, client.post("/v1/completions", json=body) as response:
             await response.content.readline()
             process.terminate()
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 _, errors = await process.communicate()
 
         assert (process.returncode, errors) == (0, b"")
@@ -83,7 +83,7 @@ async def test_it_ends_when_its_parent_has_ended() -> None:
     async with command("--json-ready", "--parent-pid", str(parent.pid)) as process:
         await ready(process)
         await parent.communicate(b"\n")
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await process.wait()
 
         assert process.returncode == 0

@@ -45,7 +45,7 @@ async def events(client: aiohttp.ClientSession, path: str, **body: object) -> li
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 (the simulator has no event for it)
             await asyncio.sleep(0.001)
 
@@ -325,7 +325,13 @@ async def test_streams_may_collect_tokens_before_they_send() -> None:
 
 async def test_many_requests_share_one_engine() -> None:
     async with SimServer(SimConfig(cost=FAST)) as server, aiohttp.ClientSession(server.url) as client:
-        asked = [post(client, "/v1/completions", prompt=f"{n} and so on", max_tokens=20) for n in range(40)]
+        server.set_faults(frozen=True)  # until all have come
+        asked = [
+            asyncio.create_task(post(client, "/v1/completions", prompt=f"{n} and so on", max_tokens=20))
+            for n in range(40)
+        ]
+        await until(lambda: server.running + server.waiting == 40)
+        server.clear_faults()
         answers = await asyncio.gather(*asked)
         found = await gauges(client)
 
