@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,7 +41,7 @@ def running(*arguments: str, folder: Path, **variables: str) -> Iterator[str]:
         assert found is not None
         yield found[1]
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) in (0, -signal.SIGTERM)
+        assert process.wait(100) in (0, -signal.SIGTERM)
     finally:
         process.kill()
         process.communicate()
@@ -48,18 +49,19 @@ def running(*arguments: str, folder: Path, **variables: str) -> Iterator[str]:
 
 def ask(url: str, body: object = None) -> dict[str, object]:
     data = None if body is None else json.dumps(body).encode()
-    with urllib.request.urlopen(urllib.request.Request(url, data), timeout=30) as response:
+    with urllib.request.urlopen(urllib.request.Request(url, data), timeout=100) as response:
         answer: dict[str, object] = json.loads(response.read())
         return answer
 
 
+@pytest.mark.timeout(400)
 def test_a_prediction_server_with_two_processes_follows_a_training_server(tmp_path: Path) -> None:
     with running("train", folder=tmp_path) as trainer:
         url = {"TRAINING_SERVER_URL": trainer, "MODEL_SYNC_INTERVAL_SEC": "0.05"}
         with running("serve", "--workers", "2", folder=tmp_path, **url) as predictor:
             asks = [ask(f"{trainer}/predict", ROW)["ttft_ms"]]
             while not ask(f"{predictor}/status")["is_ready"]:
-                pass
+                time.sleep(0.02)
             asks.append(ask(f"{predictor}/reload", {})["loaded"])
 
     assert asks == [10.0, True]

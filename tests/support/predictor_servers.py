@@ -19,6 +19,9 @@ from epp_predictor.servers.listening import listen
 from epp_predictor.servers.variables import PredictionSettings, TrainingSettings
 from tests.support.latency_world import draw
 
+FEWEST_NEW = 50
+"""Samples of a target before a training server fits again."""
+
 # A row as an EPP sends it.
 ROW: Mapping[str, Any] = {
     "kv_cache_percentage": 0.25,
@@ -34,7 +37,8 @@ ROW: Mapping[str, Any] = {
 async def serving(app: FastAPI) -> AsyncIterator[str]:
     """The URL of the application, served by uvicorn on a free port."""
     listener = listen("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="on"))
+    # A connection is never closed as a client sends on it, however long it was idle.
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="on", timeout_keep_alive=600))
     task = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         while not server.started:
@@ -54,7 +58,7 @@ def training_app(folder: Path, **variables: str) -> FastAPI:
         "LATENCY_TPOT_MODEL_PATH": str(folder / "tpot.eppm"),
         "LATENCY_RETRAINING_INTERVAL_SEC": "0.2",
         "LATENCY_MIN_SAMPLES_FOR_RETRAIN": "100",
-        "LATENCY_MIN_SAMPLES_FOR_RETRAIN_FRESH": "50",
+        "LATENCY_MIN_SAMPLES_FOR_RETRAIN_FRESH": str(FEWEST_NEW),
         **variables,
     }
     return training.make_app(TrainingSettings.from_environment(environment))
