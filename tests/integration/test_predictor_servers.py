@@ -8,6 +8,7 @@ import io
 import json
 import random
 import tarfile
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from epp_predictor.codec import decode
+from epp_predictor.servers.files import write_model
+from epp_predictor.servers.serving import bootstrap
 from tests.support.predictor_servers import FEWEST_NEW, ROW, Client, entries, prediction_app, serving, training_app
 
 # Another process imports XGBoost, which takes a second, or twenty on a busy machine.
@@ -205,6 +208,25 @@ async def test_a_restarted_training_server_goes_on_with_its_model(
         after = await Client(session, url).post("/predict", ROW)
 
     assert after["ttft_ms"] == pytest.approx(before["ttft_ms"])
+
+
+async def test_the_file_is_that_of_the_newest_model_however_long_each_takes_to_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = training_app(tmp_path, LATENCY_MODEL_TYPE="bayesian_ridge").state.service
+    pauses_s = [0.1, 0.0]
+
+    def write(data: bytes, path: Path) -> None:
+        time.sleep(pauses_s.pop(0))
+        write_model(data, path)
+
+    monkeypatch.setattr("epp_predictor.servers.training.write_model", write)
+    for fitted_at_s in (1.0, 2.0):
+        service.publish("ttft", bootstrap("ttft", fitted_at_s))
+    await service.written()
+
+    assert pauses_s == []
+    assert (tmp_path / "ttft.eppm").read_bytes() == bootstrap("ttft", 2.0).encode()
 
 
 async def test_a_damaged_model_file_is_left_out(

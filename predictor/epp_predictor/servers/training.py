@@ -57,6 +57,7 @@ class TrainingService:
         self.artifacts: dict[str, Artifact] = {}
         self.last_retrain_s: float | None = None
         self._writes: set[asyncio.Task[None]] = set()
+        self._one_at_a_time = asyncio.Lock()
         now_s = time.time()
         for target in TARGETS:
             found = read_model(settings.paths[target], target)
@@ -82,11 +83,18 @@ class TrainingService:
         self.store.score(target, model, self.settings.objectives)
         self._use(target, model)
         self.last_retrain_s = time.time()
-        writing = asyncio.create_task(
-            asyncio.to_thread(write_model, self.artifacts[target].data, self.settings.paths[target])
-        )
+        writing = asyncio.create_task(self._write(target))
         self._writes.add(writing)
         writing.add_done_callback(self._writes.discard)
+
+    async def _write(self, target: str) -> None:
+        """The file of the model in use. Two at a time could leave the older one."""
+        async with self._one_at_a_time:
+            await asyncio.to_thread(write_model, self.artifacts[target].data, self.settings.paths[target])
+
+    async def written(self) -> None:
+        """Returns when the files are those of the models in use."""
+        await asyncio.gather(*self._writes)
 
     def add(self, rows: Floats) -> None:
         self.store.add(rows, time.time())
@@ -227,6 +235,7 @@ def make_app(settings: TrainingSettings) -> FastAPI:
         learning.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await learning
+        await service.written()
 
     app = with_errors(FastAPI(title="epp-predictor train", lifespan=lifespan))
     app.state.service = service
