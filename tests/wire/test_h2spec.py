@@ -7,6 +7,8 @@ import pytest
 
 from tests.support import h2spec_server, tools
 
+DEADLINE_S = 30
+"""Of an answer. No case passes by waiting for it."""
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -22,7 +24,7 @@ async def test_every_case_of_h2spec_passes(options: tuple[str, ...], cases: int)
 
     async with server:
         process = await asyncio.create_subprocess_exec(
-            tool, "-h", "127.0.0.1", "-p", str(port), *options, stdout=asyncio.subprocess.PIPE
+            *(tool, "-h", "127.0.0.1", "-p", str(port), "-o", str(DEADLINE_S), *options), stdout=asyncio.subprocess.PIPE
         )
         output, _ = await process.communicate()
 
