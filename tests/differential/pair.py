@@ -31,7 +31,7 @@ START_S: Final = 60.0
 
 _CHANNEL: Final = [("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
 _SETTLE_S: Final = 30.0
-_BESIDE_REQUESTS: Final = "dataproducer/approximateprefix.(*dataProducer).PreRequest"
+_BESIDE_REQUESTS: Final = ").PreRequest.func"
 # Values of a page are as good after a pause of the machine as before it.
 _NEVER_STALE: Final = "--metrics-staleness-threshold=1h"
 
@@ -57,7 +57,7 @@ class Pair:
         self._ids = itertools.count(1)
 
     async def ask(self, ask: Ask) -> Both:
-        """Both, once what was asked before is in the Go EPP's prefix index."""
+        """Both, once the Go EPP has noted what it picked before."""
         ask = self.named(ask)
         await self._settle()
         go, ours = await asyncio.gather(ask_one(self.go, ask), ask_one(self.ours, ask))
@@ -68,7 +68,7 @@ class Pair:
         return msgspec.structs.replace(ask, id=f"r-{next(self._ids)}")
 
     async def _settle(self) -> None:
-        """The Go EPP brings its prefix index up to date beside requests, each time in a goroutine of its own."""
+        """The Go EPP notes what it picked, for prefixes and for media, in goroutines beside the request."""
         async with asyncio.timeout(_SETTLE_S):
             while _BESIDE_REQUESTS in await self._goroutines():
                 pass
