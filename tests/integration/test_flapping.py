@@ -146,11 +146,23 @@ async def _flap() -> None:
             rng=rng,
         )
         store.add_listener(collector)
+        store.add_listener(director.recorder)
         traffic, pool = Traffic(director, rng), Pool(servers, rng)
         middle_s, end_s = time.monotonic() + SECONDS / 2, time.monotonic() + SECONDS
         middle_bytes = 0
         scraped = steps = 0
-        while (now := time.monotonic()) < end_s:
+
+        async def bytes_when_empty() -> int:
+            while traffic.open:
+                traffic.end()
+            _assert_exact(director, traffic)
+            store.replace_all([])
+            await eventually(lambda: all(server.connections == 0 for server in servers))
+            await eventually(lambda: asyncio.all_tasks() == tasks)
+            return _memory_bytes(servers)
+
+        # A slow machine goes on until it has seen what is to be seen.
+        while (now := time.monotonic()) < end_s or not (middle_bytes and scraped and traffic.sent > 100):
             if steps % 3 == 0:
                 store.replace_all(pool.change())
             traffic.step()
@@ -158,11 +170,9 @@ async def _flap() -> None:
                 _assert_exact(director, traffic)
                 scraped = max(scraped, sum(status.scrapes for status in collector.statuses()))
             if not middle_bytes and now > middle_s:
-                middle_bytes = _memory_bytes(servers)
+                middle_bytes = await bytes_when_empty()
             steps += 1
             await asyncio.sleep(0.001)
-        assert traffic.sent > 100
-        assert scraped > 0
 
         _assert_exact(director, traffic)
         while traffic.open:
@@ -171,8 +181,7 @@ async def _flap() -> None:
         everyone = store.fleet.candidates()
         assert not everyone.column(IN_FLIGHT_REQUESTS).any()
         assert not everyone.column(IN_FLIGHT_TOKENS).any()
-        grown_bytes = _memory_bytes(servers) - middle_bytes
-        store.replace_all([])
+        grown_bytes = await bytes_when_empty() - middle_bytes
         await collector.close()
         assert collector.statuses() == []
         await eventually(lambda: all(server.connections == 0 for server in servers))
