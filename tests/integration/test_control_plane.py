@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import tools
-from tests.support.control_plane import OFFICIAL_CRDS, ControlPlane, ControlPlaneError
+from tests.support import kube_api, tools
+from tests.support.control_plane import ADMIN_TOKEN, OFFICIAL_CRDS, ControlPlane, ControlPlaneError
 from tests.support.kube_api import ApiError, Object
 from tests.support.tools import Tool, ToolMissingError
 
@@ -96,6 +96,21 @@ def test_objects_outlive_a_killed_api_server(own_control_plane: ControlPlane) ->
 
     assert own_control_plane.port == port
     assert own_control_plane.api.find("v1", "Namespace", "kept") is not None
+
+
+def test_a_server_that_says_nothing_is_given_up_and_can_be_asked_again(
+    own_control_plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kube_api, "_TIMEOUT_S", 1.0)
+    api = own_control_plane.as_user(ADMIN_TOKEN)
+    own_control_plane.until(api.healthy, "it does not answer within a second")
+
+    own_control_plane.pause_api_server()
+    with pytest.raises(OSError, match="timed out"):
+        api.list("v1", "Namespace")
+    own_control_plane.resume_api_server()
+
+    own_control_plane.until(api.healthy, "it is not asked again")
 
 
 def test_nothing_is_left_of_a_control_plane() -> None:
