@@ -149,9 +149,12 @@ class Installed(NamedTuple):
         """
 
         async def routed() -> float:
-            with contextlib.suppress(AssertionError, aiohttp.ClientError):
+            try:
                 await complete(url, 1)
-            return await self.decided()
+                return await self.decided()
+            except (AssertionError, aiohttp.ClientError) as problem:
+                print(f"not yet: {problem}")
+                return 0.0
 
         before = await eventually(routed, lambda count: count > 0, deadline_s=120)
         assert await complete(url, 10) == [MODEL]

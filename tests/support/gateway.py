@@ -86,7 +86,7 @@ class Gateway:
 
     async def _set(self, cluster: str, addresses: Sequence[str]) -> None:
         _write_endpoints(self._folder, cluster, addresses)
-        await eventually(lambda: self.addresses(cluster), lambda used: used == set(addresses), deadline_s=30)
+        await eventually(lambda: self.addresses(cluster), lambda used: used == set(addresses))
 
     async def addresses(self, cluster: str) -> set[str]:
         """Those that Envoy uses for a pool or a picker."""

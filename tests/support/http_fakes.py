@@ -73,6 +73,7 @@ class FakeServer:
         self.accepted = 0
         self._tls: ssl.SSLContext | None = None
         self._server: asyncio.Server | None = None
+        self._vanished = False
         self._tasks: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
     @property
@@ -81,10 +82,12 @@ class FakeServer:
 
     async def start(self, *, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> None:
         """Always on the same port."""
+        self._vanished = False
         self._server = await asyncio.start_server(self._serve, host, self.port, ssl=tls)
 
     async def stop(self) -> None:
         """Vanish: the port is closed and so are all connections."""
+        self._vanished = True
         if self._server is not None:
             self._server.close()
             self._server = None
@@ -96,6 +99,9 @@ class FakeServer:
             writer.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._vanished:  # since this connection was accepted
+            writer.transport.abort()
+            return
         task = asyncio.current_task()
         assert task is not None
         self._tasks[task] = writer
