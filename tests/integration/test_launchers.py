@@ -24,7 +24,7 @@ from tests.support.ports import free_port
 
 EPP = "127.0.0.1:9002"
 ENDPOINTS = ("127.0.0.1:8001", "[::1]:8002")
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 MODEL_NAME = "demo/model"
 
 try:

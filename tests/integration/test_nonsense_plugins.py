@@ -162,7 +162,7 @@ async def converse(plugin: type[Plugin], *, more: str = "") -> Outcome:
 
     say(request_headers({**POST, "x-llm-epp-explain": "1"}), request_body(b'{"model":"m","prompt":"hello"}', end=True))
     if session.waiting:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await woken.wait()
         replies.extend(pb.ProcessingResponse.FromString(reply) for reply in session.take())
     outcome = Outcome(director, replies)

@@ -68,7 +68,7 @@ async def run(tool: str, *arguments: str) -> str:
     process = await asyncio.create_subprocess_exec(
         path, *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
     )
-    output, _ = await asyncio.wait_for(process.communicate(), 60)
+    output, _ = await asyncio.wait_for(process.communicate(), 100)
     return re.sub(r"\x1b\[[0-9;]*m", "", output.decode(errors="replace"))
 
 
@@ -154,7 +154,7 @@ async def test_the_blocking_client_replays_recorded_conversations() -> None:
 
     def replay(channel: grpc.Channel) -> list[bytes]:
         process: Any = channel.stream_stream(PROCESS)
-        return [reply for c in recorded for reply in process(iter(c.chunks), timeout=20)]
+        return [reply for c in recorded for reply in process(iter(c.chunks), timeout=60)]
 
     async with lean() as running:
         found = await asyncio.to_thread(blocking, running.address, replay)
@@ -170,9 +170,9 @@ async def test_the_blocking_client_checks_health_and_is_told_what_is_unknown() -
         check: Any = channel.unary_unary("/grpc.health.v1.Health/Check")
         unknown: Any = channel.unary_unary("/no.Service/Method")
         with pytest.raises(grpc.RpcError) as caught:
-            unknown(b"", timeout=20)
+            unknown(b"", timeout=60)
         assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
-        return [check(b"", timeout=20)]
+        return [check(b"", timeout=60)]
 
     async with lean() as running:
         (reply,) = await asyncio.to_thread(blocking, running.address, ask)
