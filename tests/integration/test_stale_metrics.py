@@ -78,7 +78,10 @@ async def test_a_request_to_a_server_whose_load_is_unknown_ends_as_any_other() -
     director = make_director(keep=10)
     store = director.datastore
     async with serving(page(b"", status="404 Not Found")) as server:
-        collector = Collector(store.fleet, load_engines(), clock=time.monotonic, interval_s=0.01, stale_after_s=60.0)
+        # Who does not answer at all is left out, which is another matter.
+        collector = Collector(
+            store.fleet, load_engines(), clock=time.monotonic, interval_s=0.01, timeout_s=60.0, stale_after_s=60.0
+        )
         store.add_listener(collector)
         store.replace_all([EndpointSpec("a", "127.0.0.1", server.port)])
         await eventually(lambda: collector.statuses()[0].failures)
@@ -114,7 +117,10 @@ async def test_when_nothing_is_known_of_any_the_least_in_flight_decides() -> Non
     director = make_director()
     store = director.datastore
     async with serving(page(b"", status="503 Service Unavailable")) as server:
-        collector = Collector(store.fleet, load_engines(), clock=time.monotonic, interval_s=0.01, stale_after_s=60.0)
+        # Who does not answer at all is left out, which is another matter.
+        collector = Collector(
+            store.fleet, load_engines(), clock=time.monotonic, interval_s=0.01, timeout_s=60.0, stale_after_s=60.0
+        )
         store.add_listener(collector)
         store.replace_all(EndpointSpec(f"s{i}", "127.0.0.1", server.port) for i in range(4))
         await eventually(lambda: np.isnan(store.fleet.candidates().column(WAITING_REQUESTS)).all())

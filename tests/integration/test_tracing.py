@@ -82,6 +82,7 @@ async def traced(tmp_path: Path, *flags: str, http: bool = False, **env: str) ->
         epp = await start_epp(
             children,
             f"--config-file={config}",
+            "--stale-metrics=keep",  # nobody is left out because this process was too busy to answer
             *flags,
             endpoints=[f"{name}={at}" for name, at in zip("ab", fleet.host_ports, strict=True)],
             env=where | env,
