@@ -143,7 +143,7 @@ async def test_endpoints_come_and_go_by_file_and_a_typo_removes_nothing(tmp_path
 
 def _log_of(epp: Epp) -> Callable[[], Awaitable[str]]:
     async def read() -> str:
-        return epp.child.stderr_path.read_text()
+        return epp.child.stderr_path.read_text(errors="replace")  # it may be cut within a character
 
     return read
 
