@@ -146,8 +146,9 @@ async def picker_under_load(folder: Path) -> AsyncIterator[Stack]:
         try:
             yield stack
         finally:
-            load.cancel()
+            was_asking = load.cancel()
             await asyncio.gather(load, return_exceptions=True)
+        assert was_asking, load.exception()
 
 
 async def _keep_asking(stack: Stack) -> None:
