@@ -147,7 +147,6 @@ def create_pod(plane: ControlPlane, deployment: Object, namespace: str) -> Objec
 
 
 @pytest.mark.kube
-@pytest.mark.timeout(300)
 def test_a_leader_may_be_moved_but_nobody_while_there_is_none(tmp_path: Path) -> None:
     try:
         plane = ControlPlane(controllers=True)
