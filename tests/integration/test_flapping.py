@@ -204,7 +204,7 @@ def _sockets() -> set[str]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="open files are counted in /proc")
-@pytest.mark.timeout(120 + 2 * SECONDS)
+@pytest.mark.timeout(300 + 2 * SECONDS)
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_flapping_endpoints_leave_exact_counts_flat_memory_and_nothing_open(
     loop: str, caplog: pytest.LogCaptureFixture
