@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
-from watchfiles import awatch
+from watchfiles import Change, awatch
 from watchfiles.main import FileChange
 
 DEBOUNCE_MS: Final = 50  # how long changes are gathered before they are looked at
@@ -44,7 +44,8 @@ async def _follow_one(directory: Path, look: Look, poll_ms: int) -> None:
                 await look()
                 if _identity(directory) != identity:
                     return
-                await news
+                if any(change is Change.deleted and Path(path) == directory for change, path in await news):
+                    return  # one that is there by now may have got its number
                 news = asyncio.ensure_future(anext(changes))
         finally:
             news.cancel()
