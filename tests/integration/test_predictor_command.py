@@ -19,13 +19,14 @@ import pytest
 from epp_predictor.cli import main
 from epp_predictor.servers.variables import PREDICTION, TRAINING, Variable
 from tests.support.predictor_servers import ROW
+from tests.support.processes import children
 
 COMMAND = Path(sys.executable).with_name("epp-predictor")
 
 
 @contextmanager
-def running(*arguments: str, folder: Path, **variables: str) -> Iterator[str]:
-    """The URL of a server that the command has started."""
+def running(*arguments: str, folder: Path, **variables: str) -> Iterator[tuple[str, int]]:
+    """The URL of a server that the command has started, and its process."""
     paths = {f"{p}_{t}_MODEL_PATH": str(folder / f"{p}-{t}") for p in ("LATENCY", "LOCAL") for t in ("TTFT", "TPOT")}
     process = subprocess.Popen(
         [COMMAND, *arguments, "--host", "127.0.0.1", "--port", "0"],
@@ -39,7 +40,7 @@ def running(*arguments: str, folder: Path, **variables: str) -> Iterator[str]:
             r"(?:training|prediction) server on (http://127\.0\.0\.1:\d+)\n", process.stdout.readline()
         )
         assert found is not None
-        yield found[1]
+        yield found[1], process.pid
         process.send_signal(signal.SIGTERM)
         assert process.wait(100) in (0, -signal.SIGTERM)
     finally:
@@ -56,15 +57,29 @@ def ask(url: str, body: object = None) -> dict[str, object]:
 
 @pytest.mark.timeout(400)
 def test_a_prediction_server_with_two_processes_follows_a_training_server(tmp_path: Path) -> None:
-    with running("train", folder=tmp_path) as trainer:
+    with running("train", folder=tmp_path) as (trainer, _):
         url = {"TRAINING_SERVER_URL": trainer, "MODEL_SYNC_INTERVAL_SEC": "0.05"}
-        with running("serve", "--workers", "2", folder=tmp_path, **url) as predictor:
+        with running("serve", "--workers", "2", folder=tmp_path, **url) as (predictor, _):
             asks = [ask(f"{trainer}/predict", ROW)["ttft_ms"]]
             while not ask(f"{predictor}/status")["is_ready"]:
                 time.sleep(0.02)
             asks.append(ask(f"{predictor}/reload", {})["loaded"])
 
     assert asks == [10.0, True]
+
+
+def test_a_process_that_is_busy_for_some_seconds_is_not_replaced(tmp_path: Path) -> None:
+    with running("serve", "--workers", "2", folder=tmp_path) as (url, pid):
+        ask(f"{url}/status")
+        before = children(pid)
+        for worker in before:
+            os.kill(worker, signal.SIGSTOP)
+        time.sleep(7)
+        for worker in before:
+            os.kill(worker, signal.SIGCONT)
+        ask(f"{url}/status")
+
+        assert sorted(children(pid)) == sorted(before)
 
 
 @pytest.mark.parametrize("table", [TRAINING, PREDICTION], ids=["train", "serve"])

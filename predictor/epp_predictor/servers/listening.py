@@ -8,6 +8,8 @@ from typing import Final
 import uvicorn
 
 _BACKLOG: Final = 2048
+# A process that says nothing for so long is replaced. On a busy machine its start alone may take more than uvicorn's 5 s.
+_HUNG_S: Final = 60
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -29,4 +31,11 @@ def listen(host: str, port: int) -> socket.socket:
 
 def serve(app: str, listener: socket.socket, *, workers: int) -> None:
     """Serve the application that the factory `module:name` makes until SIGTERM or Ctrl-C."""
-    uvicorn.run(app, factory=True, fd=listener.fileno(), workers=workers, log_level="warning")
+    uvicorn.run(
+        app,
+        factory=True,
+        fd=listener.fileno(),
+        workers=workers,
+        log_level="warning",
+        timeout_worker_healthcheck=_HUNG_S,
+    )
