@@ -1,7 +1,7 @@
 """Routing policies on a simulated fleet of eight servers, by a recorded trace: see docs/routing.md.
 
 The plugins are the real ones, the engines those of `epp sim`, the clock is virtual: the same arguments give the same numbers
-on any machine. A run of 5,000 requests takes about ten seconds, everything about ten minutes on two cores.
+on any machine. A run of 5,000 requests takes about ten seconds, everything about a quarter of an hour on two cores.
 """
 
 from __future__ import annotations

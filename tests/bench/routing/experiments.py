@@ -27,8 +27,9 @@ POLICIES: Final[dict[str, Path | str]] = {
 LIGHT: Final = 2.0
 NEAR: Final = 3.8
 OVER: Final = 4.6
-# The same share of what the fleet can do where one of eight servers does half as much.
-NEAR_WITH_ONE_SLOW: Final = NEAR * 7.5 / 8
+# Where one of eight servers does half as much, the same share of what the fleet can do.
+_ONE_SLOW: Final = 7.5 / 8
+_ONE_SLOW_SPEEDS: Final = (0.5,) + (1.0,) * 7
 # A server of the comparison reads 20,000 tokens a second at best; these read 400, where recommended.yaml begins with 8,000.
 _SLOWER: Final = 0.02
 _ALL: Final = ("round robin", "default", BASELINE, "recommended")
@@ -51,8 +52,14 @@ EXPERIMENTS: Final[dict[str, Experiment]] = {
     "near": Experiment("near saturation", NEAR, Setting()),
     "over": Experiment("more than the fleet can do", OVER, Setting()),
     "slow": Experiment(
-        "near saturation, one server at half speed", NEAR_WITH_ONE_SLOW, Setting(speeds=(0.5,) + (1.0,) * 7), _ALL[1:]
+        "near saturation, one server at half speed", NEAR * _ONE_SLOW, Setting(speeds=_ONE_SLOW_SPEEDS), _ALL[1:]
     ),
+    **{
+        f"slow-{load:g}": Experiment(
+            f"load {load:g}, one server at half speed", load * _ONE_SLOW, Setting(speeds=_ONE_SLOW_SPEEDS), _ALL[1:]
+        )
+        for load in (2.0, 3.0, 4.4)
+    },
     "sampled": Experiment(
         "near saturation, bodies of one response in ten", NEAR, Setting(bodies="sampled"), (BASELINE, "recommended")
     ),
@@ -79,7 +86,7 @@ PREDICTION: Final[dict[str, Experiment]] = {
         "two pickers that do not know of each other", NEAR, Setting(pickers=2, judged=True), _PREDICTED
     ),
     "predicted-slow": Experiment(
-        "one server at half speed", NEAR_WITH_ONE_SLOW, Setting(speeds=(0.5,) + (1.0,) * 7, judged=True), _PREDICTED
+        "one server at half speed", NEAR * _ONE_SLOW, Setting(speeds=_ONE_SLOW_SPEEDS, judged=True), _PREDICTED
     ),
     "untrained": Experiment("nothing is ever learnt", NEAR, Setting(training="off", judged=True), _PREDICTED),
     "poisoned": Experiment(
