@@ -6,15 +6,15 @@ backlog drains as a fluid, at the rate that the endpoint's first tokens have sho
 No I/O, no clock: times are seconds, given by the caller, and never go back.
 
 Rates are medians, so that no first request that waited for a compiler decides one, and none that was cached unknown to us.
-An endpoint's own is that of what it has shown and of the pool's as one more sample: the first few first tokens, wherever they
-come from, tell of all endpoints, and some more of its own tell each one apart.
+The first few first tokens, wherever they come from, tell of all endpoints. An endpoint has a rate of its own as far as it
+differs from the pool's by more than chance: endpoints that are alike would else have more to do the luckier they were.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
-from math import ceil, inf, isnan, nan
+from collections.abc import Iterable, Iterator
+from math import ceil, exp, inf, isnan, log, nan, sqrt
 from typing import Final
 
 import numpy as np
@@ -30,12 +30,18 @@ _STEP_TOKENS: Final = 2048.0
 # With less work than this a first token says little about the rate: half as much as one with far more.
 _TELLING_TOKENS: Final = 512.0
 _USUAL_SHARE: Final = 0.05  # of one prompt in the average length
-_POOLED: Final = 15  # newest samples that say what endpoints of this pool read
+_POOLED: Final = 63  # newest samples that say what endpoints of this pool read
 _OWN: Final = 31  # newest samples of one endpoint
 _GUESS_WEIGHT: Final = 0.25  # of the initial rate among the pool's samples; theirs are under 1
-_POOL_WEIGHT: Final = 2.0  # of the pool's rate among an endpoint's
-_SAMPLES_A_MEDIAN: Final = 4  # once all endpoints have enough: sorting costs more than all else here
-_OWN_ENOUGH: Final = 7  # samples beside which it hardly counts
+# Samples of one endpoint differ by about half, until they have shown how much; that counts as so many samples.
+_USUAL_SPREAD: Final = 0.5
+_SPREAD_WEIGHT: Final = 2.0
+_BY_CHANCE: Final = 2.0  # standard errors
+_SAMPLES_A_MEDIAN: Final = 8  # once all endpoints have enough: sorting costs more than all else here
+_OWN_ENOUGH: Final = 7  # samples after which an endpoint is looked at only when it shows another one
+# Of a normal distribution: its deviation by the median distance from its middle, and how far medians are off, by deviations.
+_SIGMA_OF_MEDIAN: Final = 1.4826
+_ERROR_OF_MEDIAN: Final = 1.2533
 # An endpoint that has shown nothing for so long forgets half: one that is wrongly taken for slow would show nothing for ever.
 _FADES_AFTER_S: Final = 300.0
 
@@ -295,7 +301,7 @@ class PrefillLines:
             return
         self._learning = {other for other in self._learning if other.row >= 0}
         for other in {line} | self._learning:
-            other.rate = other.shown.median(self._pool_rate, _POOL_WEIGHT)
+            other.rate = other.shown.beside(self._pool_rate)
             self._moved(other)
             if len(other.shown) >= _OWN_ENOUGH:
                 self._learning.discard(other)
@@ -339,13 +345,31 @@ class _Rates:
 
     def median(self, guess: float, weight: float) -> float:
         """Of the samples and a guess."""
-        samples = sorted((*self._newest, (guess, weight)))
-        left = sum(weight for _, weight in samples) / 2.0
-        for rate, of_one in samples:
-            left -= of_one
-            if left <= 0.0:
-                return rate
-        return guess
+        return _median((*self._newest, (guess, weight)))
+
+    def beside(self, usual: float) -> float:
+        """The median, drawn to the usual rate as far as chance may have parted them (positive-part James-Stein)."""
+        weight = sum([of_one for _, of_one in self._newest])
+        if not weight:
+            return usual
+        own = _median(self._newest)
+        spread = _SIGMA_OF_MEDIAN * _median([(abs(log(rate / own)), of_one) for rate, of_one in self._newest])
+        variance = weight * spread * spread + _SPREAD_WEIGHT * _USUAL_SPREAD * _USUAL_SPREAD
+        error = _ERROR_OF_MEDIAN * sqrt(variance / (weight + _SPREAD_WEIGHT) / weight)
+        apart = log(own / usual)
+        chance = _BY_CHANCE * error
+        return usual if abs(apart) <= chance else usual * exp(apart * (1.0 - (chance / apart) ** 2))
+
+
+def _median(samples: Iterable[tuple[float, float]]) -> float:
+    """Of values with weights, at least one."""
+    ordered = sorted(samples)
+    left = sum([weight for _, weight in ordered]) / 2.0
+    for value, weight in ordered:
+        left -= weight
+        if left <= 0.0:
+            return value
+    return ordered[-1][0]
 
 
 def _telling(tokens: float) -> float:

@@ -6,6 +6,7 @@ import heapq
 import random
 from collections.abc import Callable, Sequence
 from itertools import count
+from statistics import median
 
 import pytest
 from hypothesis import given, settings
@@ -120,3 +121,16 @@ def test_prompts_that_are_cached_unknown_to_us_do_not_make_servers_quick(seed: i
     readers.until(15 * servers, reads=reads)
 
     assert max(readers.believed) < 400.0 * 2.0
+
+
+def test_servers_that_are_alike_are_believed_to_be_whatever_chance_shows() -> None:
+    """What they read in a second varies up to four times. The luckiest would get more work than its cache can hold."""
+    apart = []
+    for seed in range(40):
+        chance = random.Random(seed)
+        readers = Readers([1500.0] * 8, seed=seed)
+        readers.until(40 * 8, reads=lambda _, tokens, chance=chance: tokens * 2 ** chance.uniform(-1, 1))  # type: ignore[misc]
+        apart.append(max(readers.believed) / min(readers.believed))
+
+    assert median(apart) < 1.2
+    assert max(apart) < 1.6

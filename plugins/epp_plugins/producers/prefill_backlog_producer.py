@@ -80,14 +80,15 @@ class PrefillBacklogProducer(
 ):
     """Publishes PrefillBacklog: a backlog that grows at each pick and drains as a fluid, and a rate learnt by endpoint.
 
-    At the pick, the endpoint that reads the prompt (that of the profile `prefill`, else the destination) gets the tokens that
-    it is not believed to have cached. They drain at the endpoint's rate, a little slower for each sequence that it decodes. A
-    first token says that this prompt and all before it are read, and until then that those behind it are not, but for one
-    engine step of 2,048 tokens. An error, an abort, a retry elsewhere take back what was not read. The rate is the median of
-    what first tokens have shown: at first those of the whole pool, then the endpoint's own newest 31. Until the first of them
-    it is `initialPrefillThroughput` (tokens a second). Where the proxy sends no response bodies or not all, ends of responses
-    and waiting_requests bound the backlog and teach the rate. Where more requests wait than this picker has sent, those of
-    others count as its own do on average. Reads the request's PrefixCacheMatchInfo.
+    At the pick, the endpoint that reads the prompt (that of the profile `prefill`, else the destination) gets the tokens
+    that it is not believed to have cached. They drain at the endpoint's rate, a little slower for each sequence that it
+    decodes. A first token says that this prompt and all before it are read, and until then that those behind it are not,
+    but for one engine step of 2,048 tokens. An error, an abort, a retry elsewhere take back what was not read. The rate is
+    the median of what first tokens have shown: those of the whole pool, and the endpoint's own newest 31 as far as they
+    differ from it by more than chance. Until the first of them it is `initialPrefillThroughput` (tokens a second). Where
+    the proxy sends no response bodies or not all, ends of responses and waiting_requests bound the backlog and teach the
+    rate. Where more requests wait than this picker has sent, those of others count as its own do on average. Reads the
+    request's PrefixCacheMatchInfo.
     """
 
     type = "prefill-backlog-producer"
