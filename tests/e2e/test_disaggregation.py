@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from epp.sim import SimServer
+from tests.support.files import replace
 from tests.support.stack import Stack, eventually, start_stack
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session")]
@@ -33,13 +34,12 @@ dataLayer: {{discovery: {{pluginRef: file-discovery}}}}
 
 
 def endpoints_file(folder: Path, roles: Mapping[SimServer, str]) -> Path:
-    path, draft = folder / "endpoints.yaml", folder / "endpoints.new"
+    path = folder / "endpoints.yaml"
     entries = [
         {"name": s.name, "address": "127.0.0.1", "port": s.port, "labels": {"llm-d.ai/role": role}}
         for s, role in roles.items()
     ]
-    draft.write_text(json.dumps({"endpoints": entries}))
-    draft.rename(path)
+    replace(path, json.dumps({"endpoints": entries}))
     return path
 
 

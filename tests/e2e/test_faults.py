@@ -17,6 +17,7 @@ from epp.demo.processes import Children
 from epp.server.gen import health_pb2
 from epp.sim import SimConfig, SimServer
 from tests.e2e.conftest import LLAMA_MODEL, start_llama_at
+from tests.support.files import replace
 from tests.support.ports import free_port
 from tests.support.stack import Epp, eventually, start_epp, start_stack
 
@@ -34,12 +35,9 @@ END_WITHIN_S = 60.0
 
 
 def endpoints_file(folder: Path, *servers: SimServer) -> Path:
-    """Written by an atomic rename, as careful writers do."""
     path = folder / "endpoints.yaml"
     entries = [{"name": s.name, "address": "127.0.0.1", "port": str(s.port)} for s in servers]
-    draft = folder / "endpoints.new"
-    draft.write_text(json.dumps({"endpoints": entries}))
-    draft.rename(path)
+    replace(path, json.dumps({"endpoints": entries}))
     return path
 
 

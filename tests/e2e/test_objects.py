@@ -11,7 +11,8 @@ import aiohttp
 import pytest
 
 from epp.sim import SimConfig, SimServer, StepCost
-from tests.support.stack import eventually, replace, start_stack
+from tests.support.files import replace
+from tests.support.stack import eventually, start_stack
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session")]
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from epp.sim import SimServer
-from tests.support.stack import Stack, eventually, replace, start_stack
+from tests.support.files import replace
+from tests.support.stack import Stack, eventually, start_stack
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session")]
 

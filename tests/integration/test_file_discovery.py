@@ -15,6 +15,7 @@ import pytest
 from epp.api import ConfigError, Endpoint
 from epp.data.datastore import Datastore
 from epp.discovery.file import FileDiscovery
+from tests.support.files import replace
 from tests.support.http_fakes import eventually
 
 # Longer than any test waits: what is seen was reported by the watch, not found by looking now and then.
@@ -32,13 +33,6 @@ def write(path: Path, content: str) -> None:
 
 def delete(path: Path) -> None:
     path.unlink()
-
-
-def replace(path: Path, content: str) -> None:
-    """As editors and careful scripts do: write beside it, then rename."""
-    beside = path.with_suffix(".tmp")
-    beside.write_text(content)
-    beside.rename(path)
 
 
 class Case:

@@ -17,6 +17,7 @@ from epp.api import ConfigError
 from epp.data.datastore import Datastore
 from epp.discovery.object_files import Pool
 from epp.discovery.objects import ObjectDiscovery
+from tests.support.files import replace
 from tests.support.http_fakes import eventually
 
 # Longer than any test waits: what is seen was reported by the watch, not found by looking now and then.
@@ -39,13 +40,6 @@ def rewrite(name: str, model: str, target: str) -> str:
 
 def delete(path: Path) -> None:
     path.unlink()
-
-
-def replace(path: Path, content: str) -> None:
-    """In one step: a file that is written in place is empty for a moment, which is not wrong and may be seen."""
-    beside = path.with_suffix(".tmp")
-    beside.write_text(content)
-    beside.rename(path)
 
 
 class Case:

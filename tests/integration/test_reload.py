@@ -15,6 +15,7 @@ import pytest
 from epp.app import Service
 from epp.config import load_file
 from tests.support.configs import HEAD
+from tests.support.files import replace
 from tests.support.http_fakes import eventually
 from tests.support.loopback import loopback_options
 
@@ -34,8 +35,7 @@ def delete(path: Path) -> None:
 
 
 class Case:
-    def __init__(self, path: Path, service: Service) -> None:
-        self.path = path
+    def __init__(self, service: Service) -> None:
         self.service = service
 
     @property
@@ -49,12 +49,6 @@ class Case:
         ):
             return response.status, await response.text()
 
-    def replace(self, content: str) -> None:
-        """As careful scripts do: write beside it, then rename."""
-        beside = self.path.with_suffix(".tmp")
-        beside.write_text(content)
-        beside.rename(self.path)
-
 
 @contextlib.asynccontextmanager
 async def running(path: Path, *, config_reload: bool = True) -> AsyncIterator[Case]:
@@ -66,7 +60,7 @@ async def running(path: Path, *, config_reload: bool = True) -> AsyncIterator[Ca
     service = Service(options, load_file(path))
     try:
         await service.start()
-        yield Case(path, service)
+        yield Case(service)
     finally:
         await service.stop()
 
@@ -81,7 +75,7 @@ def path(tmp_path: Path) -> Path:
 async def test_an_edit_and_a_rename_are_put_in_force(path: Path) -> None:
     async with running(path) as case:
         seen = [case.config_hash]
-        for weight, change in ((2, partial(write, path)), (3, case.replace), (4, partial(write, path))):
+        for weight, change in ((2, partial(write, path)), (3, partial(replace, path)), (4, partial(write, path))):
             change(config(weight))
             await eventually(lambda: case.config_hash != seen[-1])
             seen.append(case.config_hash)
@@ -115,7 +109,7 @@ async def test_a_bad_file_leaves_the_service_ready_and_is_on_the_page_until_it_i
     async with running(path) as case:
         before = case.config_hash
 
-        case.replace(config(1, "- {type: no-such-type}\n"))  # in place, the file would be empty first
+        replace(path, config(1, "- {type: no-such-type}\n"))
         await eventually(case.service.notes)
         status, text = await case.page("/readyz")
         write(path, config(1))
@@ -156,7 +150,7 @@ async def test_the_file_that_the_service_began_with_is_no_reload(path: Path) -> 
     async with running(path) as case:
         assert "configuration reload" in {task.get_name() for task in asyncio.all_tasks()}
         before = case.config_hash
-        case.replace(config(2))
+        replace(path, config(2))
         await eventually(lambda: case.config_hash != before)
 
         _, metrics = await case.page("/metrics")

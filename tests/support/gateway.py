@@ -23,6 +23,7 @@ from epp.envoy.clusters import EPP_CLUSTER, UPSTREAM_CLUSTER
 from epp.envoy.ext_proc import EXT_PROC, ext_proc
 from epp.envoy.forms import TYPE, socket_address
 from epp.envoy.options import BodyMode, BootstrapOptions, Upstream
+from tests.support.files import replace
 from tests.support.stack import eventually
 
 Json = dict[str, Any]
@@ -188,7 +189,5 @@ def _write_endpoints(folder: Path, cluster: str, addresses: Sequence[str]) -> No
         "cluster_name": cluster,
         "endpoints": [{"lb_endpoints": endpoints}],
     }
-    path = folder / f"{cluster}.eds.json"
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps({"version_info": "1", "resources": [assignment]}))
-    partial.rename(path)  # Envoy looks again when a file is moved into its folder
+    # Envoy looks again when a file is moved into its folder.
+    replace(folder / f"{cluster}.eds.json", json.dumps({"version_info": "1", "resources": [assignment]}))

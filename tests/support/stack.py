@@ -89,13 +89,6 @@ async def eventually(ask: Callable[[], Any], accept: Callable[[Any], bool], *, d
         await asyncio.sleep(0.02)
 
 
-def replace(path: Path, text: str) -> None:
-    """Change a file that somebody follows at one stroke, as ConfigMaps do; written in place, it would first be empty."""
-    draft = path.with_name(f".{path.name}.draft")
-    draft.write_text(text)
-    draft.rename(path)
-
-
 async def start_epp(
     children: Children,
     *flags: str,

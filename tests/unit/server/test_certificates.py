@@ -10,20 +10,15 @@ from cryptography import x509
 
 from epp.api import ConfigError
 from epp.server.tls import Certificate, KeyPair, grpc_credentials, load_pair, self_signed, ssl_context
+from tests.support.files import replace
 
 
 def write(directory: Path, pair: KeyPair) -> Path:
+    """As other files: one of the same size may be written in place within the resolution of the file system's clock."""
     directory.mkdir(exist_ok=True)
-    put(directory / "tls.crt", pair.chain)
-    put(directory / "tls.key", pair.key)
+    replace(directory / "tls.crt", pair.chain)
+    replace(directory / "tls.key", pair.key)
     return directory
-
-
-def put(path: Path, data: bytes) -> None:
-    """As another file: one of the same size may be written within the resolution of the file system's clock."""
-    new = path.with_name("new")
-    new.write_bytes(data)
-    new.replace(path)
 
 
 def test_the_self_signed_certificate_is_for_localhost_and_ten_years() -> None:
@@ -80,7 +75,7 @@ def test_a_broken_pair_leaves_the_old_one_and_is_reported_once(
 ) -> None:
     certificate = Certificate(write(tmp_path, self_signed()))
     before = certificate.pair
-    put(tmp_path / "tls.crt", self_signed().chain)
+    replace(tmp_path / "tls.crt", self_signed().chain)
 
     assert (certificate.refresh(), certificate.refresh()) == (False, False)
     assert certificate.pair is before
@@ -91,9 +86,9 @@ def test_a_pair_written_file_by_file_comes_into_force_when_it_is_whole(tmp_path:
     certificate = Certificate(write(tmp_path, self_signed()))
     other = self_signed()
 
-    put(tmp_path / "tls.crt", other.chain)
+    replace(tmp_path / "tls.crt", other.chain)
     half = certificate.refresh()
-    put(tmp_path / "tls.key", other.key)
+    replace(tmp_path / "tls.key", other.key)
     whole = certificate.refresh()
 
     assert (half, whole, certificate.pair) == (False, True, other)
