@@ -9,6 +9,7 @@ import contextlib
 import json
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -326,12 +327,6 @@ def changes(case: Case) -> Object:
 
 async def behind(cluster: Cluster, namespace: str, service: str, port: int = 8081) -> str:
     """The URL of an Envoy, once the Pod that has it is ready."""
-
-    found: list[str] = []
-
-    def look() -> bool:
-        found[:] = service_addresses(cluster, namespace, service, port)
-        return bool(found)
-
-    await asyncio.to_thread(cluster.until, look, f"nothing is ready behind {service}")
-    return f"http://{found[0]}"
+    addresses = partial(service_addresses, cluster, namespace, service, port)
+    first, *_ = await asyncio.to_thread(cluster.until, addresses, f"nothing is ready behind {service}")
+    return f"http://{first}"

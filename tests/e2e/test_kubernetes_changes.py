@@ -132,14 +132,12 @@ def _all(cluster: Cluster, namespace: str, selector: str) -> set[str]:
 
 def _leader(cluster: Cluster, namespace: str) -> Object:
     """The only picker that is ready."""
-    found: list[Object] = []
 
-    def is_one() -> bool:
-        found[:] = cluster.pods(namespace, EPP, ready=True)
-        return len(found) == 1
+    def only() -> Object | None:
+        found = cluster.pods(namespace, EPP, ready=True)
+        return found[0] if len(found) == 1 else None
 
-    cluster.until(is_one, "not exactly one picker leads")
-    return found[0]
+    return cluster.until(only, "not exactly one picker leads")
 
 
 def _is_another(cluster: Cluster, namespace: str, before: Object) -> bool:

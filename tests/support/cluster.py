@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Final, Self, TypeVar
 
 import msgspec
 
@@ -29,6 +29,8 @@ from tests.support.node.network import Network, open_network
 from tests.support.node.pods import RUNNING
 from tests.support.node.settings import Image, Settings
 from tests.support.processes import family, has_ended
+
+T = TypeVar("T")
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 NODE: Final = "n1"
@@ -115,10 +117,10 @@ class Cluster:
     def __exit__(self, *_: object) -> None:
         self._ends.close()
 
-    def until(self, condition: Callable[[], Any], problem: str) -> None:
-        """Return when it holds. Raises ControlPlaneError that shows what the Pods are doing."""
+    def until(self, condition: Callable[[], T | None], problem: str) -> T:
+        """What it says when it first is true. Raises ControlPlaneError that shows what the Pods are doing."""
         try:
-            self.control_plane.until(condition, problem)
+            return self.control_plane.until(condition, problem)
         except ControlPlaneError as error:
             raise ControlPlaneError(f"{error}\n{self.describe()}") from None
 
@@ -148,14 +150,12 @@ class Cluster:
 
     def until_ready(self, namespace: str, selector: str, count: int) -> list[Object]:
         """The Pods, once there are as many as `count` and all are Ready."""
-        found: list[Object] = []
 
-        def are_ready() -> bool:
-            found[:] = self.pods(namespace, selector)
-            return len(found) == count and all(is_ready(pod) for pod in found)
+        def ready() -> list[Object] | None:
+            found = self.pods(namespace, selector)
+            return found if len(found) == count and all(is_ready(pod) for pod in found) else None
 
-        self.until(are_ready, f"{count} Pods {selector} are not Ready")
-        return found
+        return self.until(ready, f"{count} Pods {selector} are not Ready")
 
     def remove_pods(self, namespace: str, selector: str = "") -> None:
         """Let them go without grace; returns when none is left. What owns them has to be gone."""

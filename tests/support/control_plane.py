@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
 import yaml
 from cryptography import x509
@@ -29,6 +29,8 @@ from cryptography.x509.oid import NameOID
 from epp.demo.processes import leashed
 from tests.support import tools
 from tests.support.kube_api import KubeApi
+
+T = TypeVar("T")
 
 OFFICIAL_CRDS: Final = tuple(
     Path(__file__).parents[1] / "fixtures" / "crds" / f"{group_and_plural}.yaml"
@@ -174,13 +176,14 @@ class ControlPlane:
         names = [crd["metadata"]["name"] for file in files for crd in self.api.apply(file.read_text())]
         self.until(lambda: not names or self._all_served(names), f"not all of {', '.join(names)} are served")
 
-    def until(self, condition: Callable[[], bool], problem: str) -> None:
-        """Return when `condition` holds. Raises ControlPlaneError(`problem`) when that does not come about."""
+    def until(self, condition: Callable[[], T | None], problem: str) -> T:
+        """What `condition` says when it first is true. Raises ControlPlaneError(`problem`) when that does not come about."""
         give_up_at = time.monotonic() + START_DEADLINE_S
-        while not condition():
+        while not (found := condition()):
             if time.monotonic() > give_up_at:
                 raise ControlPlaneError(f"{problem} after {START_DEADLINE_S:g} s")
             time.sleep(0.02)
+        return found
 
     # --- commands ------------------------------------------------------------------------------------------------------
 
