@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import product
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.control_plane import ControlPlane
+from tests.support.kube_api import KubeApi
 
 Rules = Sequence[dict[str, Any]]
 
@@ -48,9 +50,9 @@ def make_account(
         binding = {"apiVersion": f"{rbac}/v1", "kind": f"{kind}Binding", "metadata": metadata, "subjects": [subject]}
         plane.api.create(binding | {"roleRef": {"apiGroup": rbac, "kind": kind, "name": full}}, namespace=where)
     token = plane.api.service_account_token(name, namespace=namespace)
-    for given, where in ((rules, namespace), (cluster_rules, "")):
-        for action in _actions(given, where):
-            plane.until(partial(_may, plane, token, action), f"{name} may not {action}")
+    with contextlib.closing(plane.as_user(token)) as api:
+        for action in (*_actions(rules, namespace), *_actions(cluster_rules, "")):
+            plane.until(partial(_may, api, action), f"{name} may not {action}")
     return token
 
 
@@ -66,13 +68,9 @@ def _actions(rules: Rules, namespace: str) -> Iterator[dict[str, Any]]:
                 yield {"resourceAttributes": named | {"verb": verb}}
 
 
-def _may(plane: ControlPlane, token: str, action: dict[str, Any]) -> bool:
+def _may(api: KubeApi, action: dict[str, Any]) -> bool:
     version, kind = "authorization.k8s.io/v1", "SelfSubjectAccessReview"
-    api = plane.as_user(token)
-    try:
-        review = api.create({"apiVersion": version, "kind": kind, "metadata": {}, "spec": action})
-    finally:
-        api.close()
+    review = api.create({"apiVersion": version, "kind": kind, "metadata": {}, "spec": action})
     return bool(review["status"]["allowed"])
 
 
