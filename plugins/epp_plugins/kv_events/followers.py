@@ -193,7 +193,8 @@ class Followers:
     def caught_up(self) -> None:
         """Nothing waits on the shared socket."""
         for publisher in self.publishers():
-            publisher.caught_up()
+            if publisher.lagging:
+                publisher.received((), more=False)
 
     def doubt(self) -> None:
         """A connection of the shared socket is gone, and nothing says whose."""

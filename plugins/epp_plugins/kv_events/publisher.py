@@ -100,12 +100,6 @@ class Publisher:
         self.lagging = more and self.feed.delay_s > self._max_lag_s
         self._after()
 
-    def caught_up(self) -> None:
-        """Nothing that was published waits to be read."""
-        if self.lagging:
-            self.lagging = False
-            self._changed()
-
     def _after(self) -> None:
         if self.feed.wanted is not None and (self._replay is None or self._replay.done()) and not self._closed:
             if self._handle.clock() < self._no_replay_before_s:
