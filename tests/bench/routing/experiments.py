@@ -27,9 +27,9 @@ POLICIES: Final[dict[str, Path | str]] = {
 LIGHT: Final = 2.0
 NEAR: Final = 3.8
 OVER: Final = 4.6
-# Where one of eight servers does half as much, the same share of what the fleet can do.
-_ONE_SLOW: Final = 7.5 / 8
-_ONE_SLOW_SPEEDS: Final = (0.5,) + (1.0,) * 7
+# One of eight servers at half speed: the same share of what the fleet can do is less.
+_SLOWED: Final = 7.5 / 8
+_ONE_SLOW: Final = Setting(speeds=(0.5,) + (1.0,) * 7)
 # A server of the comparison reads 20,000 tokens a second at best; these read 400, where recommended.yaml begins with 8,000.
 _SLOWER: Final = 0.02
 _ALL: Final = ("round robin", "default", BASELINE, "recommended")
@@ -51,13 +51,9 @@ EXPERIMENTS: Final[dict[str, Experiment]] = {
     "light": Experiment("light load", LIGHT, Setting()),
     "near": Experiment("near saturation", NEAR, Setting()),
     "over": Experiment("more than the fleet can do", OVER, Setting()),
-    "slow": Experiment(
-        "near saturation, one server at half speed", NEAR * _ONE_SLOW, Setting(speeds=_ONE_SLOW_SPEEDS), _ALL[1:]
-    ),
+    "slow": Experiment("near saturation, one server at half speed", NEAR * _SLOWED, _ONE_SLOW, _ALL[1:]),
     **{
-        f"slow-{load:g}": Experiment(
-            f"load {load:g}, one server at half speed", load * _ONE_SLOW, Setting(speeds=_ONE_SLOW_SPEEDS), _ALL[1:]
-        )
+        f"slow-{load:g}": Experiment(f"load {load:g}, one server at half speed", load * _SLOWED, _ONE_SLOW, _ALL[1:])
         for load in (2.0, 3.0, 4.4)
     },
     "sampled": Experiment(
@@ -86,7 +82,7 @@ PREDICTION: Final[dict[str, Experiment]] = {
         "two pickers that do not know of each other", NEAR, Setting(pickers=2, judged=True), _PREDICTED
     ),
     "predicted-slow": Experiment(
-        "one server at half speed", NEAR * _ONE_SLOW, Setting(speeds=_ONE_SLOW_SPEEDS, judged=True), _PREDICTED
+        "one server at half speed", NEAR * _SLOWED, msgspec.structs.replace(_ONE_SLOW, judged=True), _PREDICTED
     ),
     "untrained": Experiment("nothing is ever learnt", NEAR, Setting(training="off", judged=True), _PREDICTED),
     "poisoned": Experiment(
