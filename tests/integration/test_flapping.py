@@ -153,9 +153,13 @@ async def _flap() -> None:
         scraped = steps = 0
 
         async def bytes_when_empty() -> int:
+            _assert_exact(director, traffic)
             while traffic.open:
                 traffic.end()
             _assert_exact(director, traffic)
+            everyone = store.fleet.candidates()
+            assert not everyone.column(IN_FLIGHT_REQUESTS).any()
+            assert not everyone.column(IN_FLIGHT_TOKENS).any()
             store.replace_all([])
             await eventually(lambda: all(server.connections == 0 for server in servers))
             await eventually(lambda: asyncio.all_tasks() == tasks)
@@ -174,13 +178,6 @@ async def _flap() -> None:
             steps += 1
             await asyncio.sleep(0.001)
 
-        _assert_exact(director, traffic)
-        while traffic.open:
-            traffic.end()
-        _assert_exact(director, traffic)
-        everyone = store.fleet.candidates()
-        assert not everyone.column(IN_FLIGHT_REQUESTS).any()
-        assert not everyone.column(IN_FLIGHT_TOKENS).any()
         grown_bytes = await bytes_when_empty() - middle_bytes
         await collector.close()
         assert collector.statuses() == []
