@@ -16,8 +16,8 @@ from tests.support.tools import ToolMissingError
 
 _NUMBERS = count(1)
 
-# A slow machine shall fail no property test.
-settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# A slow machine shall fail no property test. What Hypothesis does where CI is set stays.
+settings.register_profile("patient", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
 
 

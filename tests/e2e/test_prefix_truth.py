@@ -176,7 +176,7 @@ async def test_answers_that_tell_nothing_are_compared_by_the_engines_metrics(
             return await results(stack)
 
         # How many requests one comparison takes depends on how many are answered between two readings of the page.
-        counts = await eventually(go_on, lambda found: sum(found.values()) >= 3, deadline_s=60)
+        counts = await eventually(go_on, lambda found: sum(found.values()) >= 3)
 
         assert counts == {"right": 3, "over": 0, "under": 0, "trivial": 0}
         assert (await state(stack))["s0"]["confidence"] == 1

@@ -101,7 +101,7 @@ def test_objects_outlive_a_killed_api_server(own_control_plane: ControlPlane) ->
 def test_a_server_that_says_nothing_is_given_up_and_can_be_asked_again(
     own_control_plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kube_api, "_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(kube_api, "_TIMEOUT_S", 1.0)  # the half minute that it waits is nothing to wait for
     api = own_control_plane.as_user(ADMIN_TOKEN)
     own_control_plane.until(api.healthy, "it does not answer within a second")
 

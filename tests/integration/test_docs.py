@@ -125,7 +125,6 @@ def test_every_example_configuration_is_explained() -> None:
 
 
 # A page that waits for something to be learnt waits for a process that gives way to all others.
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("page", [p for p in PAGES if any(map(is_run, commands(p)))], ids=lambda p: p.name)
 def test_commands_do_and_print_what_the_page_shows(page: Path, shell: Shell) -> None:
     wanted = [command for command in commands(page) if is_run(command)]

@@ -111,7 +111,6 @@ async def replicas(plane: ControlPlane, namespace: str, tmp_path: Path) -> Async
         assert several.both == []
 
 
-@pytest.mark.timeout(300)
 async def test_sigterm_hands_over_while_the_old_leader_drains(
     control_plane: ControlPlane, namespace: str, tmp_path: Path
 ) -> None:
@@ -129,7 +128,6 @@ async def test_sigterm_hands_over_while_the_old_leader_drains(
         assert await second.metric("leader_election_master_status") == 1
 
 
-@pytest.mark.timeout(300)
 async def test_a_leader_that_is_killed_is_followed_by_another(
     control_plane: ControlPlane, namespace: str, tmp_path: Path
 ) -> None:
@@ -146,7 +144,6 @@ async def test_a_leader_that_is_killed_is_followed_by_another(
         assert several.lease()["leaseTransitions"] == before + 1
 
 
-@pytest.mark.timeout(300)
 async def test_a_leader_that_cannot_renew_steps_down_and_leads_again_when_it_can(
     own_control_plane: ControlPlane, tmp_path: Path
 ) -> None:
@@ -166,7 +163,6 @@ async def test_a_leader_that_cannot_renew_steps_down_and_leads_again_when_it_can
         await several.leader()
 
 
-@pytest.mark.timeout(300)
 async def test_a_follower_is_warm_alive_and_says_who_leads(
     control_plane: ControlPlane, namespace: str, tmp_path: Path
 ) -> None:
@@ -186,7 +182,6 @@ async def test_a_follower_is_warm_alive_and_says_who_leads(
         assert await check(follower.health, "something") == "SERVICE_UNKNOWN"
 
 
-@pytest.mark.timeout(300)
 async def test_a_follower_that_shall_be_cold_begins_to_follow_endpoints_when_it_leads(
     control_plane: ControlPlane, namespace: str, tmp_path: Path
 ) -> None:
@@ -216,7 +211,6 @@ async def test_a_follower_that_shall_be_cold_begins_to_follow_endpoints_when_it_
         assert [e["address"] for e in await second.endpoints()] == ["127.0.0.1:8000"]
 
 
-@pytest.mark.timeout(300)
 async def test_with_replicas_serve_all_everybody_is_ready_and_no_lease_is_taken(
     control_plane: ControlPlane, namespace: str, tmp_path: Path
 ) -> None:
@@ -231,7 +225,6 @@ async def test_with_replicas_serve_all_everybody_is_ready_and_no_lease_is_taken(
         assert control_plane.api.list("coordination.k8s.io/v1", "Lease", namespace=namespace) == []
 
 
-@pytest.mark.timeout(300)
 async def test_without_the_right_to_leases_the_log_says_which_rule_is_missing(
     control_plane: ControlPlane, namespace: str, tmp_path: Path
 ) -> None:
@@ -260,7 +253,6 @@ spec:
 """
 
 
-@pytest.mark.timeout(300)
 async def test_the_go_epp_and_this_one_are_replicas_of_one_service_while_one_replaces_the_other(
     control_plane: ControlPlane, namespace: str, tmp_path: Path
 ) -> None:

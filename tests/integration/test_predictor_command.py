@@ -74,7 +74,7 @@ def test_a_process_that_is_busy_for_some_seconds_is_not_replaced(tmp_path: Path)
         before = children(pid)
         for worker in before:
             os.kill(worker, signal.SIGSTOP)
-        time.sleep(7)
+        time.sleep(7)  # longer than uvicorn waits unless told otherwise
         for worker in before:
             os.kill(worker, signal.SIGCONT)
         ask(f"{url}/status")

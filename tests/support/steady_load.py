@@ -51,7 +51,7 @@ class SteadyLoad(msgspec.Struct):
     async def until_ended(self, number: int) -> None:
         """Return when no request before that one is under way."""
         async with asyncio.timeout(90):
-            while min(self.under_way, default=number) < number:  # noqa: ASYNC110
+            while min(self.under_way, default=number) < number:  # noqa: ASYNC110  (the same)
                 await asyncio.sleep(0.02)
 
 
