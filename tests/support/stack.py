@@ -9,7 +9,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import aiohttp
 import msgspec
@@ -19,6 +19,9 @@ from epp.demo.processes import Child, Children, wait_until
 from epp.envoy.bootstrap import bootstrap
 from epp.envoy.options import BootstrapOptions
 from tests.support.logs import log_records
+
+CUT_OFF: Final = 0
+"""In place of the status of an answer that was not whole."""
 
 
 class Epp(msgspec.Struct):
@@ -146,6 +149,13 @@ class Stack(msgspec.Struct):
         sent = {"content-type": "application/json"} | {k.replace("_", "-"): v for k, v in headers.items()}
         async with self.session.post(f"{self.url}{path}", data=data, headers=sent) as response:
             return response.status, response.headers, await response.read()
+
+    async def outcome(self, path: str, body: object) -> int:
+        """The status, or CUT_OFF where whoever answered or looked at the answer died after its head had been sent."""
+        try:
+            return (await self.post(path, body))[0]
+        except aiohttp.ClientPayloadError:
+            return CUT_OFF
 
     async def complete(self, prompt: str, *, model: str, **headers: str) -> dict[str, Any]:
         """A completion that must succeed."""

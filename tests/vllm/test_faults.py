@@ -36,8 +36,7 @@ class Load:
             if self.stopped.is_set():
                 return
             body = {"model": "tiny", "prompt": f"{number} {turn} " + "word " * 200, "max_tokens": 4}
-            status, _, _ = await self.stack.post("/v1/completions", body)
-            self.statuses.append(status)
+            self.statuses.append(await self.stack.outcome("/v1/completions", body))
             self.turns[number] += 1
 
     async def answered(self, more: int) -> list[int]:
@@ -70,8 +69,8 @@ async def test_a_server_killed_under_load_is_left_alone_until_it_is_back(tmp_pat
         endpoints = [f"a={a.host_ports[0]}", f"b={host_port}"]
         async with start_stack(tmp_path, *configuration("precise", tmp_path), endpoints=endpoints) as stack:
             load = Load(stack)
-            clients = [asyncio.create_task(load.client(n)) for n in range(CLIENTS)]
-            try:
+            async with asyncio.TaskGroup() as clients:
+                asking = [clients.create_task(load.client(number)) for number in range(CLIENTS)]
                 assert set(await load.answered(40)) == {200}
                 await _kill(b)
                 await eventually(stack.epp.endpoints, lambda es: _silent(es, "b"), deadline_s=120)
@@ -88,10 +87,7 @@ async def test_a_server_killed_under_load_is_left_alone_until_it_is_back(tmp_pat
                     await eventually(picked_again, lambda n: n >= 5, deadline_s=120)
                     assert set(await load.answered(20)) == {200}
                     load.stopped.set()
-                    await asyncio.gather(*clients)
-            finally:
-                load.stopped.set()
-                await asyncio.gather(*clients, return_exceptions=True)
+                    await asyncio.gather(*asking)
             await stack.epp.idle()
 
 
