@@ -24,7 +24,7 @@ from epp.api.data import (
     data_key,
 )
 from epp.api.durations import parse_duration_s
-from epp.api.endpoint import Endpoint, host_port
+from epp.api.endpoint import Endpoint, check_path, host_port
 from epp.api.errors import HTTP_STATUS, Code, ConfigError, RequestError
 from epp.api.fleet import (
     CACHE_BLOCK_SIZE,
@@ -43,6 +43,7 @@ from epp.api.fleet import (
     Mask,
     Rows,
 )
+from epp.api.metric_spec import parse_spec
 from epp.api.outside import (
     Dialogue,
     HttpReply,
@@ -204,9 +205,11 @@ __all__ = [
     "TrainingStatus",
     "Usage",
     "UsageReader",
+    "check_path",
     "data_key",
     "distinct",
     "headers",
     "host_port",
     "parse_duration_s",
+    "parse_spec",
 ]

@@ -15,6 +15,12 @@ def host_port(address: str, port: int) -> str:
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
+def check_path(path: str) -> None:
+    """Raises ConfigError for a path that cannot stand in a request line."""
+    if not path or not path.isascii() or not path.isprintable() or " " in path:
+        raise ConfigError(f"{path!r} cannot be the path of a request")
+
+
 class Endpoint:
     """One (address, port) of a model server. Identity is the object: an endpoint that goes and comes back is another one.
 

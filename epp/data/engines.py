@@ -10,9 +10,8 @@ from typing import Final
 
 import msgspec
 
-from epp.api import CACHE_HIT_TOKENS, ConfigError
-from epp.data.metric_spec import MetricSpec, MetricSpecError, parse_spec
-from epp.data.metrics_source import check_path
+from epp.api import CACHE_HIT_TOKENS, ConfigError, check_path, parse_spec
+from epp.api.metric_spec import MetricSpec, MetricSpecError
 
 ENGINE_LABEL: Final = "llm-d.ai/engine-type"
 LEGACY_ENGINE_LABEL: Final = "inference.networking.k8s.io/engine-type"

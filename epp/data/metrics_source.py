@@ -7,13 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from epp.api import ConfigError, Endpoint, host_port
-
-
-def check_path(path: str) -> None:
-    """Raises ConfigError for a path that cannot stand in a request line."""
-    if not path or not path.isascii() or not path.isprintable() or " " in path:
-        raise ConfigError(f"{path!r} cannot be the path of a metrics page")
+from epp.api import ConfigError, Endpoint, check_path, host_port
 
 
 class MetricsSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):

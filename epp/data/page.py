@@ -11,10 +11,10 @@ from typing import Final
 
 import msgspec
 
+from epp.api.metric_spec import MetricSpec
 from epp.api.scan import Sample, distinct, parse_labels
 from epp.data.engines import Engine
 from epp.data.follow import Follower
-from epp.data.metric_spec import MetricSpec
 
 _MAX_LORA: Final = "max_lora"
 _RUNNING_LORA: Final = "running_lora_adapters"

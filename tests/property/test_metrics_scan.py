@@ -10,11 +10,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
+from epp.api.metric_spec import MetricSpecError, parse_spec
 from epp.api.scan import Scanner, distinct, parse_labels
 from epp.data.engines import load_engines
 from epp.data.follow import Follower
 from epp.data.http_response import HttpError, ResponseReader
-from epp.data.metric_spec import MetricSpecError, parse_spec
 from epp.data.page import PageReader
 
 PAGES = Path(__file__).parents[1] / "fixtures" / "metrics"

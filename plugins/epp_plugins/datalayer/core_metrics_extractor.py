@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from typing import Final
 
 import msgspec
 
-from epp.api import ConfigError, Handle, Plugin
+from epp.api import ConfigError, Handle, Plugin, check_path, parse_spec
 
 BUILT_IN_ENGINES: Final = ("vllm", "sglang", "trtllm-serve", "triton-tensorrt-llm", "triton", "llama.cpp")
-
-_LABEL: Final = r'\s*[A-Za-z_]\w*\s*=\s*(?:"[^"]*"|[^",{}]*)\s*'
-_SPEC: Final = re.compile(rf"\s*[A-Za-z_:][\w:]*\s*(?:\{{(?:{_LABEL}(?:,{_LABEL})*)?\}})?\s*", re.ASCII)
 
 
 class CustomMetric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
@@ -65,7 +61,7 @@ class CoreMetricsExtractor(Plugin):
                 raise ConfigError(f'engineConfigs[{i}].name: expected a name other than "default", got {engine.name!r}')
             if engine.name in names[:i]:
                 raise ConfigError(f'engineConfigs[{i}].name: the engine "{engine.name}" is there already')
-            _check_specs(engine, f"engineConfigs[{i}]")
+            _check(engine, f"engineConfigs[{i}]")
         known = [*BUILT_IN_ENGINES, *names]
         if params.default_engine not in known:
             raise ConfigError(
@@ -73,14 +69,24 @@ class CoreMetricsExtractor(Plugin):
             )
 
 
-def _check_specs(engine: EngineConfig, path: str) -> None:
+def _check(engine: EngineConfig, path: str) -> None:
     for field in msgspec.structs.fields(EngineConfig):
-        spec = getattr(engine, field.name)
-        if field.name.endswith("_spec") and spec and not _SPEC.fullmatch(spec):
-            raise ConfigError(f"{path}.{field.encode_name}: expected family or family{{label=value}}, got {spec!r}")
+        if field.name.endswith("_spec"):
+            _check_spec(f"{path}.{field.encode_name}", getattr(engine, field.name))
     for i, metric in enumerate(engine.custom_metrics):
         if not metric.attribute_key:
             raise ConfigError(f"{path}.customMetrics[{i}].attributeKey: must not be empty")
-        if not _SPEC.fullmatch(metric.metric_spec):
-            message = f"expected family or family{{label=value}}, got {metric.metric_spec!r}"
-            raise ConfigError(f"{path}.customMetrics[{i}].metricSpec: {message}")
+        if not metric.metric_spec.strip():
+            raise ConfigError(f"{path}.customMetrics[{i}].metricSpec: must not be empty")
+        _check_spec(f"{path}.customMetrics[{i}].metricSpec", metric.metric_spec)
+    try:
+        check_path(engine.path)
+    except ConfigError as error:
+        raise ConfigError(f"{path}.path: {error}") from error
+
+
+def _check_spec(path: str, spec: str) -> None:
+    try:
+        parse_spec(spec)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error

@@ -213,7 +213,20 @@ def test_the_helm_default_weighs_as_the_built_in_default() -> None:
         ),
         (
             "{type: core-metrics-extractor, parameters: {engineConfigs: [{name: a, kvUsageSpec: 'a{b'}]}}",
-            "plugins[0].parameters.engineConfigs[0].kvUsageSpec: expected family or family{label=value}",
+            "plugins[0].parameters.engineConfigs[0].kvUsageSpec: metric spec 'a{b': expected label=value at position 2",
+        ),
+        (
+            "{type: core-metrics-extractor, parameters: {engineConfigs: [{name: a, loraSpec: 'a{b=}'}]}}",
+            "plugins[0].parameters.engineConfigs[0].loraSpec: metric spec 'a{b=}': expected label=value at position 2",
+        ),
+        (
+            "{type: core-metrics-extractor, parameters: {engineConfigs: [{name: a, path: /a b}]}}",
+            "plugins[0].parameters.engineConfigs[0].path: '/a b' cannot be the path of a request",
+        ),
+        (
+            """{type: core-metrics-extractor, parameters: {engineConfigs: [{name: a, customMetrics: [
+              {attributeKey: k, metricSpec: ''}]}]}}""",
+            "plugins[0].parameters.engineConfigs[0].customMetrics[0].metricSpec: must not be empty",
         ),
         ("{type: file-discovery}", "plugins[0].parameters.path: is missing"),
         ("{type: file-discovery, parameters: {path: ''}}", "plugins[0].parameters.path: must name a file"),
@@ -235,6 +248,8 @@ def test_parameters_of_the_data_layer_are_checked(plugin: str, problem: str) -> 
         'a{x="1, 2",y=z}',
         "a{}",
         "a{ kv_cache_block_type = max }",
+        "a{b=c,}",
+        'a{b="c\\"d"}',
     ],
 )
 def test_metric_specs_of_the_known_engines_are_accepted(spec: str) -> None:

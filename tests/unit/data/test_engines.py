@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from epp.api import ConfigError
+from epp.api.metric_spec import MetricSpec, MetricSpecError, parse_spec
 from epp.data.engines import CustomMetric, EngineConfig, load_engines, override_engine, parse_engine
-from epp.data.metric_spec import MetricSpec, MetricSpecError, parse_spec
 
 PAGES = Path(__file__).parents[2] / "fixtures" / "metrics"
 

@@ -46,6 +46,7 @@ def test_parameters_are_passed_on() -> None:
     ("parameters", "message"),
     [
         ({"path": "metrics"}, "path: "),
+        ({"path": "/a b"}, "path: '/a b' cannot be the path of a request"),
         ({"clientKeyPath": "/k"}, "clientCertPath and clientKeyPath"),
         ({"interval": "fast"}, "interval: "),
         ({"interval": "0"}, "interval: must be more than 0"),

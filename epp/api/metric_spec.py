@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from epp.api import ConfigError
+from epp.api.errors import ConfigError
 
 _FAMILY: Final = re.compile(r"\s*([a-zA-Z_:][a-zA-Z0-9_:]*)\s*")
 _LABEL: Final = re.compile(r"\s*([a-zA-Z_][a-zA-Z0-9_]*)\s*=\s*(\"(?:[^\"\\]|\\.)*\"|[^\s\",{}=]+)\s*")
