@@ -40,6 +40,7 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rena
     cache_num_blocks_label_name: str = "num_gpu_blocks"
     cache_block_size_spec: str = ""
     cache_num_blocks_spec: str = ""
+    kv_used_blocks_spec: str = ""
     custom_metrics: tuple[CustomMetric, ...] = ()
     path: str = METRICS_PATH
 
@@ -47,8 +48,9 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rena
 class Engine(msgspec.Struct, frozen=True):
     """One engine, its specs parsed; None where it has no such metric.
 
-    The cache's shape comes from labels of `cache_info` or, where an engine has those, from the values of `cache_block_size`
-    (tokens) and `cache_num_blocks`. `path` is where the engine serves its page unless the data source says otherwise.
+    Where a page has no `kv_usage`, it is `kv_used_blocks` of the cache's blocks. The cache's shape comes from labels of
+    `cache_info` or, where an engine has those, from the values of `cache_block_size` (tokens) and `cache_num_blocks`. `path`
+    is where the engine serves its page unless the data source says otherwise.
     """
 
     name: str
@@ -61,13 +63,15 @@ class Engine(msgspec.Struct, frozen=True):
     num_blocks_label: str = "num_gpu_blocks"
     cache_block_size: MetricSpec | None = None
     cache_num_blocks: MetricSpec | None = None
+    kv_used_blocks: MetricSpec | None = None
     custom: tuple[tuple[str, MetricSpec], ...] = ()
     path: str = METRICS_PATH
 
     @property
     def load_families(self) -> tuple[str, ...]:
         """Families whose presence on a page shows that it is this engine's."""
-        return tuple(spec.family for spec in (self.waiting, self.running, self.kv_usage) if spec is not None)
+        specs = (self.waiting, self.running, self.kv_usage, self.kv_used_blocks)
+        return tuple(spec.family for spec in specs if spec is not None)
 
     @property
     def families(self) -> frozenset[str]:
@@ -112,6 +116,7 @@ BUILTIN: Final[tuple[EngineConfig, ...]] = (
         kv_usage_spec="nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type=fraction}",
         cache_block_size_spec="nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type=tokens_per}",
         cache_num_blocks_spec="nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type=max}",
+        kv_used_blocks_spec="nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type=used}",
     ),
     # nv_inference_exec_count counts executions since the start; the Go EPP takes it for the running requests.
     EngineConfig(
@@ -147,6 +152,7 @@ def parse_engine(config: EngineConfig) -> Engine:
         num_blocks_label=config.cache_num_blocks_label_name,
         cache_block_size=_spec(config.name, "cacheBlockSizeSpec", config.cache_block_size_spec),
         cache_num_blocks=_spec(config.name, "cacheNumBlocksSpec", config.cache_num_blocks_spec),
+        kv_used_blocks=_spec(config.name, "kvUsedBlocksSpec", config.kv_used_blocks_spec),
         custom=tuple(custom),
         path=config.path,
     )

@@ -78,18 +78,22 @@ class PageReader:
         if self._reading is not None and found is before:
             return self._reading
         engine, last = self.engine, self._reading
-        kv_usage = self._mean(engine.kv_usage, found)
         same_lora = last is not None and _same(found, before, engine.lora)
         same_cache = last is not None and all(
             _same(found, before, spec) for spec in (engine.cache_info, engine.cache_block_size, engine.cache_num_blocks)
         )
+        cache = last.cache if last is not None and same_cache else self._cache(found)
+        kv_usage = self._mean(engine.kv_usage, found)
+        if kv_usage is None and cache is not None and cache.num_blocks:
+            used = self._sum(engine.kv_used_blocks, found)
+            kv_usage = None if used is None else used / cache.num_blocks
         self._found = found
         self._reading = Reading(
             waiting_requests=self._sum(engine.waiting, found),
             running_requests=self._sum(engine.running, found),
             kv_cache_usage=None if kv_usage is None else min(kv_usage, 1.0),
             lora=last.lora if last is not None and same_lora else self._lora(found),
-            cache=last.cache if last is not None and same_cache else self._cache(found),
+            cache=cache,
             custom=self._custom(found) if engine.custom else (),
         )
         return self._reading

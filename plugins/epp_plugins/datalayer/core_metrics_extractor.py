@@ -22,7 +22,8 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rena
     """The metrics of one engine, each `family` or `family{label=value,...}`; empty: the engine has none.
 
     Replaces a built-in engine of the same name as a whole. Block size and number of blocks come from labels of
-    `cacheInfoSpec`, or from metrics of their own.
+    `cacheInfoSpec`, or from metrics of their own. Where a page has no `kvUsageSpec`, the share of the blocks that are used
+    counts (`kvUsedBlocksSpec`; ours).
     """
 
     name: str
@@ -35,6 +36,7 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rena
     cache_num_blocks_label_name: str = "num_gpu_blocks"
     cache_block_size_spec: str = ""
     cache_num_blocks_spec: str = ""
+    kv_used_blocks_spec: str = ""
     custom_metrics: tuple[CustomMetric, ...] = ()
     path: str = "/metrics"
 

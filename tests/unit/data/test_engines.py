@@ -45,7 +45,7 @@ def test_a_bad_spec_is_refused_with_its_position(text: str, position: int) -> No
     assert (caught.value.spec, caught.value.position) == (text, position)
 
 
-def test_configuration_names_are_those_of_the_go_epp() -> None:
+def test_configuration_names_are_those_of_the_go_epp_and_one_of_ours() -> None:
     config = msgspec.convert(
         {
             "name": "mine",
@@ -58,6 +58,7 @@ def test_configuration_names_are_those_of_the_go_epp() -> None:
             "cacheNumBlocksLabelName": "nb",
             "cacheBlockSizeSpec": "",
             "cacheNumBlocksSpec": "",
+            "kvUsedBlocksSpec": "u",
             "customMetrics": [{"attributeKey": "Temp", "metricSpec": "t{gpu=0}"}],
         },
         EngineConfig,
@@ -65,7 +66,7 @@ def test_configuration_names_are_those_of_the_go_epp() -> None:
 
     engine = parse_engine(config)
 
-    assert engine.families == {"q", "r", "k", "l", "c", "t"}
+    assert engine.families == {"q", "r", "k", "u", "l", "c", "t"}
     assert (engine.block_size_label, engine.num_blocks_label) == ("bs", "nb")
     assert engine.custom == (("Temp", MetricSpec("t", (("gpu", "0"),))),)
 

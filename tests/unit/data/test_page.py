@@ -44,6 +44,19 @@ def test_engines_pages(file: str, load: tuple[float | None, ...], cache: CacheIn
     assert reading.cache == cache
 
 
+def test_without_a_fraction_the_used_blocks_tell_the_kv_usage() -> None:
+    """Versions of Triton differ in which of them they tell."""
+    page = (PAGES / "triton-tensorrt-llm.txt").read_bytes()
+    without = b"".join(line for line in page.splitlines(keepends=True) if b'"fraction"' not in line)
+    engine = load_engines().detect(without)
+    assert engine is not None
+    reader = PageReader(engine)
+
+    assert reader.read(without).kv_cache_usage == 2525 / 6239
+    assert reader.read(without.replace(b" 2525", b" 6239")).kv_cache_usage == 1.0
+    assert reader.read(without.replace(b"max", b"most")).kv_cache_usage is None
+
+
 def test_the_newest_lora_series_counts() -> None:
     assert read_file("vllm-0.32-loaded.txt").lora == LoraInfo(frozenset({"lora-a"}), frozenset(), 2)
 
