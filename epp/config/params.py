@@ -50,7 +50,7 @@ def decode_params(
         try:
             return msgspec.convert({**defaults, **written} if defaults else written, cls.Params), written
         except msgspec.ValidationError as error:
-            check.error(*_located(str(error), node, place))
+            check.error(*_located(str(error), node, place, _shape_of(cls.Params)))
         # A Params class is third-party code: its __post_init__ may raise anything.
         except Exception as error:
             check.error(place, f"{type(error).__name__}: {error}")
@@ -119,7 +119,8 @@ def _check_values(cls: type[Plugin], node: Fields, written: dict[str, Any], plac
         try:
             msgspec.convert(written[name], field.type)
         except msgspec.ValidationError as error:
-            problems.error(*_located(str(error), value, Place(path, value.line, value.column)))
+            inner = Place(path, value.line, value.column)
+            problems.error(*_located(str(error), value, inner, _part_of(_shape_of(cls.Params), name)))
 
 
 def _struct_of(shape: Any) -> msgspec.inspect.Type:
@@ -131,7 +132,23 @@ def _struct_of(shape: Any) -> msgspec.inspect.Type:
     return result
 
 
-def _located(message: str, node: Node, place: Place) -> tuple[Place, str]:
+def _part_of(shape: Any, step: str) -> Any:
+    """The shape of a struct's field, of a list's items, of a mapping's values."""
+    shape = _struct_of(shape)
+    if isinstance(shape, msgspec.inspect.StructType):
+        return next((f.type for f in shape.fields if f.encode_name == step), msgspec.inspect.AnyType())
+    return getattr(shape, "item_type", None) or getattr(shape, "value_type", None)
+
+
+def _choices_of(shape: Any) -> list[str]:
+    """What a Literal or an Enum allows."""
+    types = shape.types if isinstance(shape, msgspec.inspect.UnionType) else (shape,)
+    literals = [v for t in types if isinstance(t, msgspec.inspect.LiteralType) for v in t.values]
+    members = [m.value for t in types if isinstance(t, msgspec.inspect.EnumType) for m in t.cls]
+    return [str(value) for value in (*literals, *members)]
+
+
+def _located(message: str, node: Node, place: Place, shape: Any) -> tuple[Place, str]:
     """The place that a msgspec error speaks of, and the rest of its text in our words."""
     match = _WHERE.search(message)
     text = message[: match.start()] if match else message
@@ -143,13 +160,17 @@ def _located(message: str, node: Node, place: Place) -> tuple[Place, str]:
             node, path = node.items[int(index)], f"{path}[{index}]"
         else:
             break
-    return Place(path, node.line, node.column), _in_words(text, node)
+        shape = _part_of(shape, name)
+    return Place(path, node.line, node.column), _in_words(text, node, shape)
 
 
-def _in_words(text: str, node: Node) -> str:
+def _in_words(text: str, node: Node, shape: Any) -> str:
     words = _QUOTED.sub(_quoted_in_words, text)
-    if "got" not in words and isinstance(node, Scalar):
-        words += f", got {kind_of(node)}"
+    if isinstance(node, Scalar):
+        choices = _choices_of(shape) if text.startswith("Invalid enum value") else []
+        if choices:
+            words = "expected " + " or ".join(f'"{choice}"' for choice in choices)
+        words = f"{words.partition(', got ')[0]}, got {kind_of(node)}{did_you_mean(str(node.value), choices)}"
     return words[:1].lower() + words[1:]
 
 

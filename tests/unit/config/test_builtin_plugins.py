@@ -184,7 +184,7 @@ def test_the_helm_default_weighs_as_the_built_in_default() -> None:
     [
         (
             "{type: metrics-data-source, parameters: {scheme: ftp}}",
-            "plugins[0].parameters.scheme: invalid enum value 'ftp'",
+            'plugins[0].parameters.scheme: expected "http" or "https", got the text "ftp"',
         ),
         (
             "{type: metrics-data-source, parameters: {path: metrics}}",

@@ -35,11 +35,17 @@ def test_parameters_reach_the_plugin_by_their_configuration_names() -> None:
         ("{rules: [{metric: null}]}", "5:24: plugins[0].parameters.rules[0].metric: is missing"),
         (
             "{rules: [{metric: quue}]}",
-            "5:33: plugins[0].parameters.rules[0].metric: invalid enum value 'quue', got the text \"quue\"",
+            (
+                '5:33: plugins[0].parameters.rules[0].metric: expected "queue" or "usage", got the text "quue"; '
+                'did you mean "queue"?'
+            ),
         ),
         ("{rules: {metric: queue}}", "5:23: plugins[0].parameters.rules: expected a list, got a mapping"),
-        ("{limit: x}", "5:23: plugins[0].parameters.limit: expected a whole number or nothing, got text"),
-        ("{limit: true}", "5:23: plugins[0].parameters.limit: expected a whole number or nothing, got true or false"),
+        ("{limit: x}", '5:23: plugins[0].parameters.limit: expected a whole number or nothing, got the text "x"'),
+        (
+            "{limit: true}",
+            "5:23: plugins[0].parameters.limit: expected a whole number or nothing, got the boolean true",
+        ),
         ("{matchLabels: {a: 1}}", "5:29: plugins[0].parameters.matchLabels: expected text, got a whole number"),
         (
             "{rules: [{metric: queue, maxValue: 101}]}",
