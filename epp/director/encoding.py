@@ -11,6 +11,8 @@ from epp.api import Code, RequestError
 _GZIP: Final = frozenset(("gzip", "x-gzip"))
 # zlib's window size, plus 16 for a gzip header and trailer.
 _GZIP_WINDOW_BITS: Final = zlib.MAX_WBITS | 16
+# What follows a member is copied for the next one: a megabyte of empty members would take most of a second.
+_MOST_MEMBERS: Final = 64
 
 
 class Encodings:
@@ -30,10 +32,12 @@ class Encodings:
             raise RequestError(
                 Code.UNSUPPORTED_MEDIA_TYPE, f"content-encoding {name[:64]!r} is not accepted; send {allowed}"
             )
-        unpacked = []
+        unpacked: list[bytes] = []
         left = self._max_body_bytes
         while body:
             # A gzip body may consist of several members (RFC 1952, section 2.2).
+            if len(unpacked) == _MOST_MEMBERS:
+                raise RequestError(Code.BAD_REQUEST, f"request body has more than {_MOST_MEMBERS} gzip members")
             unpacker = zlib.decompressobj(_GZIP_WINDOW_BITS)
             try:
                 part = unpacker.decompress(body, left + 1)
