@@ -263,6 +263,8 @@ async def test_where_nothing_is_known_the_error_says_what_to_give(tmp_path: Path
         (None, "", "there is no such file"),
         ("a: [", "", "kubeconfig .*while parsing"),
         ("{}", "", "current-context"),
+        ("", "", "no kubeconfig"),
+        ("[]", "", "no kubeconfig"),
         (
             "{current-context: a, contexts: [{name: a, context: {cluster: c}}], clusters: [{name: c, cluster: {}}]}",
             "b",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
+import yaml
 
 if TYPE_CHECKING:
     from kubernetes.aio.client import Configuration
@@ -79,9 +80,11 @@ async def _load_kubeconfig(configuration: Configuration, files: str, context: st
         await config.load_kube_config(
             files, context=context or None, client_configuration=configuration, persist_config=False
         )
+    except (config.ConfigException, yaml.YAMLError) as error:
+        raise CredentialsError(f"kubeconfig {files}: {error}") from error
     # The client reads a document that a person has written, and lets through whatever it stumbles over.
     except Exception as error:
-        raise CredentialsError(f"kubeconfig {files}: {error}") from error
+        raise CredentialsError(f"kubeconfig {files}: this is no kubeconfig: {type(error).__name__}: {error}") from error
 
 
 def _any_file(paths: str) -> bool:
