@@ -196,6 +196,25 @@ async def test_without_its_definition_the_pool_is_waited_for(kube: FakeKube, tmp
         await run.until(lambda: run.ready)
 
 
+async def test_a_pool_that_is_missing_is_logged_once(
+    kube: FakeKube, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log of a Pod that does not become ready is what people look at first."""
+    kube.uninstall(POOLS)
+    async with running(kube.kubeconfig(tmp_path)) as run:
+        for said in (
+            "has no kind InferencePool in group inference.networking.k8s.io",
+            "there is no InferencePool pool",
+        ):
+            await run.until(lambda said=said: said in caplog.text)  # type: ignore[misc]
+            kube.install(POOLS)
+        kube.put(POOLS, make_pool())
+        await run.until(lambda: run.ready)
+
+    for said in ("has no kind InferencePool", "there is no InferencePool"):
+        assert caplog.text.count(said) == 1
+
+
 async def test_the_older_group_is_used_where_the_other_is_not_installed(kube: FakeKube, tmp_path: Path) -> None:
     kube.uninstall(POOLS)
     kube.install(OLD_POOLS)

@@ -113,6 +113,7 @@ class KubernetesDiscovery:
         self._session: _Session | None = None
         self._group: asyncio.TaskGroup | None = None
         self._pool_problem = ""
+        self._told_missing = ""
         self._past: dict[str, WatchStatus] = {}  # of watchers that are over, by kind: totals never shrink
         self._pool = self._watch_pool() if wanted.pool_name else None
         self._others = [self._watch_other(kind, told) for kind, told in (listeners or {}).items()]
@@ -166,6 +167,13 @@ class KubernetesDiscovery:
             return f"the API server has no kind InferencePool in group {wanted.pool_group}; install its definition"
         return f"there is no InferencePool {wanted.pool_name} in namespace {wanted.namespace}, or it is being deleted"
 
+    def _tell_missing(self) -> None:
+        """Log it, once for as long as it stays the same."""
+        problem = self._missing_pool()
+        if problem and problem != self._told_missing:
+            _log.warning("%s", problem)
+        self._told_missing = problem
+
     # --- the pool --------------------------------------------------------------------------------------------------------
 
     def _watch_pool(self) -> Watcher[InferencePool]:
@@ -199,7 +207,7 @@ class KubernetesDiscovery:
             wants = wants_of(pool)
         except PoolError as error:
             self._pool_problem = f"InferencePool {wanted.pool_name}: {error}; what it said before stays in force"
-            _log.warning("%s", self._pool_problem)
+            self._tell_missing()
             return
         if wants is None:
             self._end()
@@ -297,6 +305,7 @@ class KubernetesDiscovery:
             )
 
     def _check_synced(self) -> None:
+        self._tell_missing()
         session = self._session
         if session is None or self._datastore.synced:
             return

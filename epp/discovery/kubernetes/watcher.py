@@ -56,7 +56,7 @@ class Watcher(Generic[T]):
 
     `find` gives what to list: None while the kind is not installed. `changed` is told what is different, on the event loop.
     `trouble` says why changes are not heard, "" when they are. `settled`: it is known what there is, or that this is not to be
-    known for now.
+    known for now; called after each attempt to find out.
     """
 
     def __init__(
@@ -248,9 +248,8 @@ class Watcher(Generic[T]):
     # --- how it fares ----------------------------------------------------------------------------------------------------
 
     def _settle(self) -> None:
-        if not self.settled:
-            self.settled = True
-            self._settled()
+        self.settled = True
+        self._settled()
 
     def _recover(self) -> None:
         if self.trouble:
