@@ -137,6 +137,13 @@ class LoadTarget:
         self._reader = PageReader(engine)  # the page is where it was found, wherever the engine's usually are
         return self._reader.read(page)
 
+    def _shows(self, column: str) -> bool:
+        """The page has the metric of `column`, whether or not its value can be used."""
+        engine = self._reader.engine
+        if column == KV_CACHE_USAGE:
+            return self._reader.shows(engine.kv_usage) or self._reader.shows(engine.kv_used_blocks)
+        return self._reader.shows(engine.waiting if column == WAITING_REQUESTS else engine.running)
+
     def _start_anew(self) -> None:
         """Nothing that earlier pages have shown counts any more."""
         for key in (*_attributes(self._written), *self._missing):
@@ -154,10 +161,12 @@ class LoadTarget:
             if value is not None:
                 columns[column][row] = value
                 self._missing.pop(column, None)
-            elif before is None:
-                columns[column][row] = 0.0  # an engine that has no such metric
             elif shown_before[column] is not None:
                 self._missing[column] = self._taken_s
+            elif column not in self._missing and self._shows(column):
+                columns[column][row] = math.nan  # there is such a number, and nobody knows it
+            elif before is None:
+                columns[column][row] = 0.0  # an engine that has no such metric
         if reading.cache is not None:
             if reading.cache.block_size_tokens is not None:
                 columns[CACHE_BLOCK_SIZE][row] = reading.cache.block_size_tokens

@@ -98,6 +98,16 @@ class PageReader:
         )
         return self._reading
 
+    def shows(self, spec: MetricSpec | None) -> bool:
+        """The last page has a sample that `spec` selects, whether or not its value can be used."""
+        if spec is None or spec.family not in self._found:
+            return False
+        samples = self._found[spec.family]
+        if not samples:  # none that can be read, or none that is finite
+            return True
+        series = [self._labels(text) for text, _, _ in samples]
+        return any(labels is None or spec.selects(labels) for labels in series)
+
     def _labels(self, text: bytes) -> dict[str, str] | None:
         if text in self._remembered:
             return self._remembered[text]

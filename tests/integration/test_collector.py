@@ -570,6 +570,19 @@ async def test_a_number_that_an_engine_does_not_have_is_0() -> None:
         assert bench.value(endpoint, KV_CACHE_USAGE) == 0
 
 
+@pytest.mark.parametrize("sample", [b"NaN", b"-1", b"3 requests"])
+async def test_a_number_that_cannot_be_used_is_unknown_and_not_0(sample: bytes) -> None:
+    """Else a server that has never told its queue would have the shortest one."""
+    body = b"vllm:num_requests_waiting %b\nvllm:num_requests_running 1\n" % sample
+    async with serving(page(body)) as server, collecting() as bench:
+        endpoint = bench.add(server)
+
+        await eventually(lambda: bench.value(endpoint, RUNNING_REQUESTS) == 1)
+        assert math.isnan(bench.value(endpoint, WAITING_REQUESTS))
+        server.behaviour = page(waiting(2))
+        await eventually(lambda: bench.value(endpoint, WAITING_REQUESTS) == 2)
+
+
 # --- idle endpoints ------------------------------------------------------------------------------------------------------
 
 
