@@ -264,4 +264,6 @@ def _gunzip(body: bytes, max_bytes: int) -> bytes:
         raise HttpError(f"the page is larger than {max_bytes} bytes")
     if not inflater.eof:
         raise HttpError("the gzip content ends too early")
+    if inflater.unused_data:
+        raise HttpError("more data follows the gzip content")  # a second member, or anything
     return page

@@ -117,7 +117,15 @@ def test_gzip_is_understood_although_nobody_asked_for_it() -> None:
     assert feed(gzipped(gzip.compress(b"hello"))) == HttpResponse(200, b"hello", reusable=True)
 
 
-@pytest.mark.parametrize("body", [b"not gzip", gzip.compress(b"hello")[:-4], gzip.compress(b"x" * 1000)])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"not gzip",
+        gzip.compress(b"hello")[:-4],
+        gzip.compress(b"x" * 1000),
+        gzip.compress(b"hel") + gzip.compress(b"lo"),  # half a page would be taken for a whole one
+    ],
+)
 def test_bad_and_too_large_gzip_content_is_an_error(body: bytes) -> None:
     with pytest.raises(HttpError):
         feed(gzipped(body))
