@@ -223,12 +223,13 @@ class LeanServer:
 class _LeanProtocol(asyncio.Protocol, Application):
     """One connection: bytes to the core, the core's bytes to the socket."""
 
-    __slots__ = ("_deadline", "_loop", "_server", "_transport", "http2")
+    __slots__ = ("_loop", "_server", "_timer", "_transport", "http2")
 
     def __init__(self, server: LeanServer) -> None:
         self._server = server
         self._loop = asyncio.get_running_loop()
-        self._deadline: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        """For the next deadline of a call; in the end, for the last words to be taken."""
         self.http2 = Connection(self, self._loop.time(), limits=server.limits)
 
     # asyncio's side
@@ -250,8 +251,8 @@ class _LeanProtocol(asyncio.Protocol, Application):
         self._flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
         self._server.disconnected(self)
         self.http2.connection_lost()
 
@@ -272,7 +273,7 @@ class _LeanProtocol(asyncio.Protocol, Application):
     # the core's side
 
     def on_open(self, stream: GrpcStream) -> StreamHandler | None:
-        if stream.deadline is not None and self._deadline is None:
+        if stream.deadline is not None and self._timer is None:
             self._wake_at(stream.deadline)
         return self._server.open_call(stream, self._flush)
 
@@ -280,10 +281,10 @@ class _LeanProtocol(asyncio.Protocol, Application):
         _log.error("a call has crashed", exc_info=error, extra={"fields": {"path": stream.path}})
 
     def _wake_at(self, deadline: float) -> None:
-        self._deadline = self._loop.call_at(deadline, self._expire_calls)
+        self._timer = self._loop.call_at(deadline, self._expire_calls)
 
     def _expire_calls(self) -> None:
-        self._deadline = None
+        self._timer = None
         self.expire(self._loop.time())
         due = self.http2.next_deadline()
         if due - self._loop.time() < _TICK_S and self.http2.open_streams:
@@ -292,7 +293,15 @@ class _LeanProtocol(asyncio.Protocol, Application):
     def _flush(self) -> None:
         while output := self.http2.data_to_send():
             self._transport.write(output)
-        if self.http2.closed:
+        if self.http2.closed and not self._transport.is_closing():
             if self.http2.error is not None:
                 _log.warning("connection failed", extra={"fields": {"problem": str(self.http2.error)}})
             self._transport.close()
+            self._abort_if_not_taken()
+
+    def _abort_if_not_taken(self) -> None:
+        # `close` waits without end for a client that does not take the last words.
+        if self._timer is not None:
+            self._timer.cancel()
+        patience_s = self.http2.limits.write_stall_timeout_s
+        self._timer = self._loop.call_later(patience_s, self._transport.abort) if patience_s else None
