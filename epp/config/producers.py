@@ -9,7 +9,7 @@ from epp.api.data import DEFAULT_PRODUCERS
 from epp.config.draft import Draft
 from epp.config.problems import did_you_mean
 from epp.config.resolved import PluginSpec
-from epp.config.roles import publishes_at, reads_at
+from epp.config.roles import chooses, publishes_at, reads_at
 
 Keys = dict[str, tuple[str, ...]]  # by plugin name
 
@@ -78,11 +78,11 @@ class DataFlow:
         return tuple(ordered)
 
     def _heard(self) -> list[str]:
-        """Plugins but for producers of data that nobody reads: those need no input, and so no producer is created for them.
+        """Plugins but for mere producers of data that nobody reads: those need no input, and no producer is created for them.
 
         In-flight accounting runs in every configuration; alone it must not bring prefix hashing with it.
         """
-        heard = dict.fromkeys(n for n in self.consumes if not self.produces[n])
+        heard = dict.fromkeys(n for n in self.consumes if not self.produces[n] or chooses(self._spec(n).cls))
         while True:
             read = {key for name in heard for key in self.consumes[name]}
             more = [n for n, keys in self.produces.items() if n not in heard and read.intersection(keys)]

@@ -115,6 +115,11 @@ def reads_at(cls: type[Plugin]) -> int:
     return max(_steps_of(cls), default=len(_STEPS))
 
 
+def chooses(cls: type[Plugin]) -> bool:
+    """The class takes part in choosing an endpoint, whatever else it does."""
+    return issubclass(cls, (Filter, Scorer, Picker))
+
+
 def only_in_profiles(cls: type[Plugin]) -> bool:
     """The class does nothing unless a profile lists it."""
     return fills_only(cls, Filter, Scorer, Picker)

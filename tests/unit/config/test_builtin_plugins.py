@@ -263,6 +263,17 @@ def test_metric_specs_of_the_known_engines_are_accepted(spec: str) -> None:
     assert params.engine_configs[0].queued_requests_spec == spec
 
 
+def test_a_scorer_that_produces_what_it_scores_gets_its_own_input_too() -> None:
+    """Configurations of the Go EPP name the older composite alone: without tokens or guesses it would score nothing."""
+    pipeline = build_text("plugins: [{type: precise-prefix-cache-scorer}]\n")
+
+    assert resolved_of(pipeline).producers[:3] == (
+        "token-producer",
+        "approx-prefix-cache-producer",
+        "precise-prefix-cache-scorer",
+    )
+
+
 def test_the_built_in_configuration_with_prediction_is_that_of_the_charts() -> None:
     chart, built_in = build_text(S2), build(load_default(predicting=True), registry(), make_environment())
     profile = resolved_of(built_in).profiles[0]
