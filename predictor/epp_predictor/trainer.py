@@ -279,6 +279,7 @@ _WARM_UP: Final = 400
 _MOST_ERROR: Final = 1.0
 """No sample's log error counts more: a few absurd latencies must not decide."""
 _SMALL_ERROR: Final = 0.3
+_TINY_ERROR: Final = 0.1
 _MOST_EQUAL: Final = 0.5
 
 
@@ -300,8 +301,9 @@ def _error_of_constant(older: Floats, newest: Floats, target: str) -> float:
 
 def _is_useful(error: float, error_of_constant: float) -> bool:
     """Whether a model knows anything: clearly better than a constant, or near the truth where a constant is as well
-    (TPOT under an even load). Latencies at random are neither."""
-    return error < 0.9 * error_of_constant or error < min(_SMALL_ERROR, 1.05 * error_of_constant)
+    (TPOT under an even load), or so near that it does not matter which is nearer. Latencies at random are none of it."""
+    nearly_as_good = min(_SMALL_ERROR, 1.05 * error_of_constant)
+    return error < max(0.9 * error_of_constant, nearly_as_good, _TINY_ERROR)
 
 
 def _followed(log_ratios: Floats, endpoints: NDArray[np.intp], warm_up: int) -> _Judgement:

@@ -149,6 +149,18 @@ def test_where_a_constant_is_right_a_model_that_says_the_same_is_published() -> 
     assert results(trainer.train(15.0))["tpot"] == "published"
 
 
+@pytest.mark.parametrize("slow", [1.0, 8.0])
+def test_a_model_that_is_a_little_worse_than_a_constant_is_published_all_the_same(slow: float) -> None:
+    """Or a pool whose tokens take nearly always the same, on each endpoint its own, would never know how long they take."""
+    trainer = Trainer(SETTINGS)
+    rows = drawn(400, 1)
+    noise = np.exp(np.random.default_rng(1).normal(0, 0.005, 400))
+    rows[:, TPOT] = 11.0 * noise * np.where(rows[:, ENDPOINT] == 3, slow, 1.0)
+    trainer.add(rows, 15.0)
+
+    assert results(trainer.train(15.0))["tpot"] == "published"
+
+
 def test_targets_are_learnt_apart() -> None:
     trainer = Trainer(SETTINGS)
     rows = drawn(1000, 0)
