@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
+import msgspec
+
 from epp.cli.metrics_port import MetricsPort, Unanswered, add_flags
 
 _TYPE: Final = "predicted-latency-producer"
@@ -84,13 +86,12 @@ def _records(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     from epp_predictor.history import BadRecords, read
 
     if options.file is None:
-        text = options.epp.read(_export_path(options)).decode()
-        source = f"{options.plugin} of the EPP at {options.url}"
+        body, source = options.epp.read(_export_path(options)), f"{options.plugin} of the EPP at {options.url}"
     else:
-        text, source = options.file.read_text(), str(options.file)
+        body, source = options.file.read_bytes(), str(options.file)
     try:
-        found = read(text.splitlines())
-    except BadRecords as error:
+        found = read(body.decode().splitlines())
+    except (BadRecords, UnicodeDecodeError) as error:
         raise Unanswered(f"{source}: {error}") from error
     if not any(len(records) for records in found.values()):
         raise Unanswered(f"{source}: no latency has been observed")
@@ -160,7 +161,8 @@ def _evaluations(options: argparse.Namespace) -> tuple[list[tuple[str, list[Any]
 def _eval(options: argparse.Namespace) -> None:
     sections, source = _evaluations(options)
     if options.json:
-        print(json.dumps([{"what": heading, "targets": [_plain(e) for e in found]} for heading, found in sections]))
+        told = [{"what": heading, "targets": [_plain(e) for e in found]} for heading, found in sections]
+        print(msgspec.json.encode(told).decode())  # what is not known (NaN) is null
         return
     print(source)
     for heading, found in sections:

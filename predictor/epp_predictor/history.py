@@ -14,9 +14,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from epp_predictor.features import COUNT, NAMES, Floats
+from epp_predictor.features import COUNT, NAMES, Floats, clean
 from epp_predictor.predictor import Decision
 from epp_predictor.prior import TARGETS
+from epp_predictor.samples import LONGEST_MS, SHORTEST_MS, is_latency
 
 CAPACITY: Final = 8192
 _TOLD: Final = ("time_s", "endpoint", "target", "observed_ms", "predicted_ms", "low_ms", "high_ms", "censored")
@@ -109,11 +110,12 @@ class Records:
 
 
 def read(lines: Iterable[str]) -> dict[str, Records]:
-    """By target, of what `History.csv` wrote; columns may stand in any order, and features that are missing are 0.
+    """By target, of what `History.csv` wrote; columns may stand in any order. Features that are missing or no numbers are 0,
+    others within their range.
 
     Raises BadRecords.
     """
-    rows = csv.reader(lines)
+    rows = _rows(lines)
     head = next(rows, None)
     if head is None or not set(_TOLD) <= set(head):
         missing = ", ".join(sorted(set(_TOLD) - set(head or ())))
@@ -130,23 +132,37 @@ def read(lines: Iterable[str]) -> dict[str, Records]:
         if target not in found:
             raise BadRecords(f"line {line}: target: expected one of {', '.join(TARGETS)}, got {target!r}")
         try:
-            found[target].append((row[place["endpoint"]], number(row)))
+            found[target].append((row[place["endpoint"]], number(row, target)))
         except ValueError as error:
             raise BadRecords(f"line {line}: {error}") from None
     return {target: _records(target, rows_of) for target, rows_of in found.items()}
 
 
+def _rows(lines: Iterable[str]) -> Iterator[list[str]]:
+    rows = csv.reader(lines)
+    try:
+        yield from rows
+    except csv.Error as error:
+        raise BadRecords(f"line {rows.line_num}: {error}") from None
+
+
 _NUMBERS: Final = ("time_s", "observed_ms", "predicted_ms", "low_ms", "high_ms", "censored")
 
 
-def _reader(place: dict[str, int]) -> Callable[[list[str]], list[float]]:
+def _reader(place: dict[str, int]) -> Callable[[list[str], str], list[float]]:
     told = [place[name] for name in _NUMBERS]
     features = [place.get(name) for name in NAMES]
 
-    def numbers(row: list[str]) -> list[float]:
+    def numbers(row: list[str], target: str) -> list[float]:
         values = [float(row[at]) for at in told]
-        if not (np.isfinite(values[0]) and np.isfinite(values[1]) and values[1] > 0):
-            raise ValueError("time_s and observed_ms must be numbers, and the latency above 0")
+        time_s, observed_ms, predicted_ms = values[:3]
+        if not np.isfinite(time_s):
+            raise ValueError(f"time_s: expected a finite number, got {time_s:g}")
+        if not is_latency(observed_ms, target):
+            range_ms = f"{SHORTEST_MS:g} to {LONGEST_MS[target]:g}"
+            raise ValueError(f"observed_ms: expected a number from {range_ms}, got {observed_ms:g}")
+        if not (0 < predicted_ms < np.inf or np.isnan(predicted_ms)):
+            raise ValueError(f"predicted_ms: expected a number above 0, or nan, got {predicted_ms:g}")
         return values + [0.0 if at is None else float(row[at]) for at in features]
 
     return numbers
@@ -166,5 +182,5 @@ def _records(target: str, rows: list[tuple[str, list[float]]]) -> Records:
         values[:, 3],
         values[:, 4],
         values[:, 5] != 0,
-        values[:, len(_NUMBERS) :],
+        clean(values[:, len(_NUMBERS) :]).T,
     )

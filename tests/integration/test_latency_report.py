@@ -208,16 +208,35 @@ def test_a_report_is_a_page_with_pictures(exported: Path, tmp_path: Path) -> Non
         ("HEAD\n1,2\n", "line 2: expected 8 fields, got 2"),
         ("HEAD\n1,e,other,1,1,1,1,0\n", "line 2: target: expected one of ttft, tpot, got 'other'"),
         ("HEAD\n1,e,ttft,x,1,1,1,0\n", "line 2: could not convert string to float: 'x'"),
-        ("HEAD\n1,e,ttft,nan,1,1,1,0\n", "line 2: time_s and observed_ms must be numbers"),
+        ("HEAD\ninf,e,ttft,1,1,1,1,0\n", "line 2: time_s: expected a finite number, got inf"),
+        ("HEAD\n1,e,ttft,nan,1,1,1,0\n", "line 2: observed_ms: expected a number from 0.001 to 3.6e+06, got nan"),
+        ("HEAD\n1,e,tpot,1e300,1,1,1,0\n", "line 2: observed_ms: expected a number from 0.001 to 600000, got 1e+300"),
+        ("HEAD\n1,e,ttft,1,0,1,1,0\n", "line 2: predicted_ms: expected a number above 0, or nan, got 0"),
+        ("HEAD\n" + 200_000 * "1", "line 2: field larger than field limit"),
+        ("HEAD\n\udcff", "can't decode byte 0xff"),
         ("HEAD\n", "no latency has been observed"),
     ],
 )
 def test_files_that_cannot_be_used(text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "in.csv"
-    path.write_text(text.replace("HEAD", "time_s,endpoint,target,observed_ms,predicted_ms,low_ms,high_ms,censored"))
+    text = text.replace("HEAD", "time_s,endpoint,target,observed_ms,predicted_ms,low_ms,high_ms,censored")
+    path.write_text(text, errors="surrogateescape")
 
     assert predictor(["eval", str(path)]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_what_is_not_known_of_predictions_is_null_in_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Intervals are unknown where a server predicts and was not yet compared with what happens; features, where a column is."""
+    path = tmp_path / "in.csv"
+    head = "time_s,endpoint,target,observed_ms,predicted_ms,low_ms,high_ms,censored,input_token_length\n"
+    path.write_text(head + "".join(f"{n},e,ttft,{20 + n},25,nan,nan,0,nan\n" for n in range(50)))
+
+    assert predictor(["eval", str(path), "--json", "--train-share", "0"]) == 0
+
+    overall = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)[0]["targets"][0]["overall"]
+    assert (overall["count"], overall["coverage"]) == (50, None)
+    assert overall["median_error"] > 0
 
 
 def test_a_file_that_is_not_there_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
