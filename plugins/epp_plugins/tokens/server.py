@@ -19,6 +19,8 @@ _RENDER: Final = {
 }
 # vLLM without --enable-scale-out says 403, one without these endpoints 404 or 405, a model that has none 501.
 _NO_RENDER: Final = frozenset({403, 404, 405, 501})
+# Of the server or what stands before it, whatever the request. 500 is not among them: some requests bring it about.
+_UNABLE: Final = frozenset({401, 429, 502, 503, 504})
 _JSON: Final = {"content-type": "application/json"}
 
 
@@ -96,6 +98,9 @@ class TokenServer:
     async def _tokenize(self, fields: dict[str, object], timeout_s: float) -> Prompt:
         given = {name: value for name, value in fields.items() if value is not None}
         status, answer = await self._post("/tokenize", msgspec.json.encode(given), timeout_s)
+        if status in _NO_RENDER:
+            self._renders = True  # as far as anybody knows: it may be the model that is not there
+            raise OutsideError(f"{self._url}/tokenize: status {status}; does the server serve {self._model!r}?")
         if status != 200:
             raise Refused(f"/tokenize: status {status}")
         try:
@@ -105,6 +110,8 @@ class TokenServer:
 
     async def _post(self, path: str, body: bytes, timeout_s: float) -> tuple[int, bytes]:
         reply = await self._outside.http("POST", self._url + path, body=body, headers=_JSON, timeout_s=timeout_s)
+        if reply.status in _UNABLE:
+            raise OutsideError(f"{self._url}{path}: status {reply.status}")
         return reply.status, reply.body
 
 

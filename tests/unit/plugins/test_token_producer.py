@@ -248,6 +248,32 @@ def test_a_server_that_fails_is_left_alone_for_longer_and_longer() -> None:
     assert tries == [0, 1, 3, 7, 15, 31, 61, 91]
 
 
+@pytest.mark.parametrize("status", [401, 429, 503])
+def test_a_server_that_can_serve_nobody_is_left_alone_and_told_of(
+    status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    served = Served()
+    served.outside.answers[RENDER] = HttpReply(status, b"{}")
+
+    assert served.ask(asked(CHAT, talk("hello"))) is None
+    assert served.ask(asked(CHAT, talk("other"))) is None
+    assert served.outside.paths == [RENDER]
+    assert f"{RENDER}: status {status}; requests go without tokens" in caplog.text
+
+
+def test_a_model_that_the_server_does_not_serve_is_told_of_and_found_when_it_does(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    served = Served()
+    served.outside.answers |= {RENDER: HttpReply(404, b"{}"), "/tokenize": HttpReply(404, b"{}")}
+    assert served.ask(asked(CHAT, talk("hello"))) is None
+    served.outside.answers[RENDER] = json_reply({"token_ids": [5]})
+    served.clock.now += 1.0
+
+    assert served.ask(asked(CHAT, talk("hello"))) == ([5],)
+    assert "/tokenize: status 404; does the server serve 'served'?" in caplog.text
+
+
 def test_a_server_that_answers_again_is_asked_again() -> None:
     served = Served()
     served.outside.answers[RENDER] = TimeoutError()
