@@ -1,6 +1,7 @@
 """What a YAML scalar means.
 
-The rules are those of the Go EPP's reader where they matter: yes/no/on/off are booleans, `1e3` is a number, dates are text.
+The rules are those of the Go EPP's reader where they matter: yes/no/on/off are booleans, dates are text, and `2.0` and `1e+06`
+(as Helm writes a million) are whole numbers.
 Base-60 numbers of YAML 1.1 (`1:30`) are text here as there.
 """
 
@@ -20,6 +21,7 @@ _INTEGER = re.compile(r"[-+]?(0x[0-9a-fA-F]+|0o[0-7]+|0b[01]+|[0-9]+)", re.ASCII
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", re.ASCII)
 _SPECIAL = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", re.ASCII)
 _INT64_DIGITS = 18
+_INT64_END = 1 << 63
 _FITTING: Final[dict[str, tuple[type, ...]]] = {
     "int": (int,),
     "float": (int, float),
@@ -39,7 +41,8 @@ def plain_value(text: str) -> Value:
     if _INTEGER.fullmatch(text):
         return _integer(text)
     if _FLOAT.fullmatch(text):
-        return float(text)
+        number = float(text)
+        return int(number) if number.is_integer() and abs(number) < _INT64_END else number
     if _SPECIAL.fullmatch(text):
         return float(text.lower().replace(".", ""))
     return text
