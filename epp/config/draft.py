@@ -91,6 +91,12 @@ class Draft:
         self.specs[type_name] = spec
         return spec
 
+    def add_named(self, type_name: str, *, unless: type[Plugin]) -> None:
+        """An instance of `type_name` under that name, unless an `unless` is declared. The Go EPP adds what a configuration
+        leaves out before it looks references up, so that they find it."""
+        if type_name not in self.entries and not self.of_kind(unless):
+            self.add_default(type_name)
+
     def _declare(self, entry: PluginEntry) -> None:
         if not entry.type:
             self.broken.add(entry.name)

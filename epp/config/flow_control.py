@@ -59,16 +59,16 @@ def read_reference(section: Section, key: str) -> Reference | None:
 def _bands(section: Section, policies: list[tuple[Reference, str]]) -> tuple[Band, ...]:
     bands: list[Band] = []
     for inner in section.sections("priorityBands"):
-        band = _band(inner, policies, priority_required=True)
-        if any(b.priority == band.priority for b in bands) and "priority" in inner.fields():
+        band = _band(inner, policies)
+        if any(b.priority == band.priority for b in bands):
             inner.problems.error(inner.place("priority"), f"priority {band.priority} has a band already")
         bands.append(band)
     return tuple(bands)
 
 
-def _band(section: Section, policies: list[tuple[Reference, str]], *, priority_required: bool = False) -> Band:
+def _band(section: Section, policies: list[tuple[Reference, str]]) -> Band:
     band = Band(
-        priority=section.integer("priority", required=priority_required) or 0,
+        priority=section.integer("priority") or 0,
         max_bytes=section.parsed("maxBytes", parse_quantity) or 0,
         max_requests=section.parsed("maxRequests", parse_quantity) or 0,
         fairness_policy=_policy(section, "fairnessPolicyRef", "fairness policy", policies),

@@ -58,7 +58,7 @@ def config_schema(registry: Registry, *, former_names: Mapping[str, str]) -> tup
         {"const": n, "description": f"flow control: {kind}"} for n, kind in POLICY_TYPES.items() if n not in classes
     ]
     definitions["reference"] = _object({"pluginRef": _NAME}, required=("pluginRef",))
-    definitions["band"] = _band(())
+    definitions["band"] = _band()
     definitions["plugin"] = _object(
         {"type": {"anyOf": [*options, _CLASS]}, "name": _TEXT, "parameters": {"type": "object"}}, required=("type",)
     )
@@ -98,7 +98,7 @@ def _top_fields() -> Schema:
                 "noEndpointRequestTTL": _DURATION,
                 "defaultPriorityBand": _ref("band"),
                 "defaultNegativePriorityBand": _ref("band"),
-                "priorityBands": _list(_band(("priority",))),
+                "priorityBands": _list(_ref("band")),
                 "usageLimitPolicyPluginRef": _TEXT,
                 "enableEviction": {"type": "boolean"},
             }
@@ -108,7 +108,7 @@ def _top_fields() -> Schema:
     }
 
 
-def _band(required: Iterable[str]) -> Schema:
+def _band() -> Schema:
     fields: Schema = {
         "priority": {"type": "integer"},
         "maxBytes": _QUANTITY,
@@ -116,7 +116,7 @@ def _band(required: Iterable[str]) -> Schema:
         "fairnessPolicyRef": _TEXT,
         "orderingPolicyRef": _TEXT,
     }
-    return _object(fields, required=required)
+    return _object(fields)
 
 
 def _deprecated(instead: str) -> Schema:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from epp.api import Filter, Picker, ProfileHandler, Scorer
+from epp.api import Filter, Picker, Plugin, ProfileHandler, SaturationDetector, Scorer
 from epp.config.draft import Draft
 from epp.config.model import ProfileEntry, ProfilePlugin, Reference
 from epp.config.problems import Place
@@ -15,6 +15,8 @@ DEFAULT_WEIGHT: Final = 1.0
 DEFAULT_PROFILE: Final = "default"
 DEFAULT_PICKER: Final = "max-score-picker"
 DEFAULT_HANDLER: Final = "single-profile-handler"
+# What a profile may name without its being declared; the detector is a filter, too.
+_ADDED: Final[dict[str, type[Plugin]]] = {DEFAULT_PICKER: Picker, "utilization-detector": SaturationDetector}
 
 
 def resolve_profiles(draft: Draft) -> tuple[ProfileSpec, ...]:
@@ -97,6 +99,8 @@ def _member(draft: Draft, plugin: ProfilePlugin) -> PluginSpec | None:
             reference.place, f'"{reference.name}" belongs to flow control: it is ignored in a profile'
         )
         return None
+    if reference.name in _ADDED:
+        draft.add_named(reference.name, unless=_ADDED[reference.name])
     spec = draft.look_up(reference)
     if spec is None:
         return None

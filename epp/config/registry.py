@@ -88,6 +88,9 @@ class Registry:
             return None
         return "use " + " and ".join(f'"{name}"' for name in replacements)
 
+    def builtin(self, type_name: str) -> type[Plugin] | None:
+        return self._builtin.get(type_name)
+
     def find(self, type_name: str) -> type[Plugin]:
         """The class. Raises ConfigError when there is none, or when it cannot be imported."""
         name = self.current_name(type_name)

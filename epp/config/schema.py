@@ -167,16 +167,20 @@ def _references(section: Section, key: str) -> tuple[Reference, ...]:
 
 def _data_layer(section: Section) -> DataLayerEntry:
     inject = section.flag("injectDefaults")
-    sources: list[SourceEntry] = []
+    sources: dict[str, SourceEntry] = {}
     for inner in section.sections("sources"):
         name = inner.text("pluginRef", required=True)
         extractors = _references(inner, "extractors")
         inner.done()
-        if name is not None:
-            sources.append(SourceEntry(Reference(name, inner.place("pluginRef")), extractors))
+        if name is None:
+            continue
+        if name in sources:
+            inner.problems.error(inner.place("pluginRef"), f'"{name}" is there twice')
+            continue
+        sources[name] = SourceEntry(Reference(name, inner.place("pluginRef")), extractors)
     entry = DataLayerEntry(
         inject_defaults=inject is not False,
-        sources=tuple(sources),
+        sources=tuple(sources.values()),
         discovery=read_reference(section, "discovery"),
         peer_discovery=read_reference(section, "peerDiscovery"),
     )

@@ -23,6 +23,9 @@ def resolve_parsers(draft: Draft) -> tuple[str, ...]:
     names: list[str] = []
     if draft.config.parsers:
         for reference in draft.config.parsers:
+            cls = draft.registry.builtin(reference.name)
+            if cls is not None and issubclass(cls, Parser):
+                draft.add_named(reference.name, unless=cls)
             spec = draft.look_up(reference, kind=Parser, word="a parser")
             if spec is not None:
                 names.append(spec.name)

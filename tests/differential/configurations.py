@@ -255,11 +255,14 @@ JUDGED: Final[dict[str, Config]] = {
     ),
     "unknown parameter": _plugins(plugin("max-score-picker", color="red")),
     "parameter of a wrong type": _plugins(plugin("max-score-picker", maxNumOfEndpoints="two")),
+    "whole number as Helm writes it": _plugins(plugin("no-hit-lru-scorer", lruSize=1e6)),
+    "fraction of an endpoint": _plugins(plugin("max-score-picker", maxNumOfEndpoints=2.5)),
     "parameter's case differs": _plugins(plugin("max-score-picker", MaxNumOfEndpoints=2)),
     "parameters for a plugin that has none": _plugins(plugin("kv-cache-utilization-scorer", color="red")),
     "wrong kind": _with(kind="EndpointPicker"),
     "wrong apiVersion": _with(apiVersion="llm-d.ai/v7"),
     "older apiVersion": _with(apiVersion="inference.networking.x-k8s.io/v1alpha1"),
+    "no apiVersion": _with(apiVersion=""),
     "guide's apiVersion": _with(apiVersion="config.x-k8s.io/v1alpha1"),
     "unknown feature gate": _with(featureGates=["teleport"]),
     "feature gate turned off": _with(featureGates=["flowControl=false"]),
@@ -274,6 +277,16 @@ JUDGED: Final[dict[str, Config]] = {
         "plugins": [plugin("queue-scorer", "q")],
         "schedulingProfiles": [profile("queue-scorer")],
     },
+    "picker that is not declared": {**_Q, "schedulingProfiles": [profile("queue-scorer", "max-score-picker")]},
+    "picker that is not declared, beside another": {
+        **_plugins(plugin("random-picker")),
+        "schedulingProfiles": [profile("queue-scorer", "max-score-picker")],
+    },
+    "detector that is not declared, as a filter": {
+        **_Q,
+        "schedulingProfiles": [profile("queue-scorer", "utilization-detector")],
+    },
+    "plugin twice in a profile": _with(schedulingProfiles=[profile("queue-scorer", ("queue-scorer", 2))]),
     "profile without name": _with(schedulingProfiles=[{"plugins": [{"pluginRef": "queue-scorer"}]}]),
     "two profiles of the same name": _with(schedulingProfiles=[profile("queue-scorer"), profile("queue-scorer")]),
     "profile entry without pluginRef": _with(schedulingProfiles=[{"name": "default", "plugins": [{"weight": 1}]}]),
@@ -301,6 +314,10 @@ JUDGED: Final[dict[str, Config]] = {
         "schedulingProfiles": [profile("queue-scorer", "inflight-load-producer")],
     },
     "parser that is nowhere": _with(requestHandler={"parsers": [{"pluginRef": "nobody"}]}),
+    "parsers that are not declared": _with(
+        requestHandler={"parsers": [{"pluginRef": "vllmgrpc-parser"}, {"pluginRef": "openai-parser"}]}
+    ),
+    "parser twice": _with(requestHandler={"parsers": [{"pluginRef": "openai-parser"}, {"pluginRef": "openai-parser"}]}),
     "parser that is a scorer": _with(requestHandler={"parsers": [{"pluginRef": "queue-scorer"}]}),
     "one parser, the old way": {**_plugins(plugin("openai-parser")), "parser": {"pluginRef": "openai-parser"}},
     "saturation detector that is nowhere": _with(saturationDetector={"pluginRef": "nobody"}),
@@ -317,6 +334,10 @@ JUDGED: Final[dict[str, Config]] = {
     ),
     "usage limit policy that is nowhere": _with(**_FLOW, flowControl={"usageLimitPolicyPluginRef": "nobody"}),
     "two bands of one priority": _with(**_FLOW, flowControl={"priorityBands": [{"priority": 1}, {"priority": 1}]}),
+    "band without priority": _with(**_FLOW, flowControl={"priorityBands": [{"maxRequests": 1}]}),
+    "two bands without priority": _with(
+        **_FLOW, flowControl={"priorityBands": [{"maxRequests": 1}, {"maxRequests": 2}]}
+    ),
     "negative time-out": _with(**_FLOW, flowControl={"defaultRequestTTL": "-1s"}),
     "time-out without unit": _with(**_FLOW, flowControl={"defaultRequestTTL": "10"}),
     "flow control": _with(**_FLOW),
@@ -326,6 +347,7 @@ JUDGED: Final[dict[str, Config]] = {
     },
     "polling interval on the tick": {**_plugins(plugin("metrics-data-source", interval="100ms"))},
     "negative polling interval": {**_plugins(plugin("metrics-data-source", interval="-1s"))},
+    "metrics path that is empty": _plugins(plugin("metrics-data-source", path="")),
     "metrics scheme that does not exist": _plugins(plugin("metrics-data-source", scheme="gopher")),
     "unknown engine": _plugins(plugin("core-metrics-extractor", defaultEngine="steam")),
     "another engine": _plugins(plugin("core-metrics-extractor", defaultEngine="sglang")),
@@ -357,6 +379,14 @@ JUDGED: Final[dict[str, Config]] = {
         "prefix-cache-affinity-filter", extra=(plugin("prefix-cache-affinity-filter", explorationProbability=2),)
     ),
     "load threshold of zero": simple("load-aware-scorer", extra=(plugin("load-aware-scorer", threshold=0),)),
+    "no-hit memory of zero": _plugins(plugin("no-hit-lru-scorer", lruSize=0)),
+    "token threshold of zero": _plugins(IN_FLIGHT, plugin("token-load-scorer", queueThresholdTokens=0)),
+    "negative idle threshold": _plugins(plugin("active-request-scorer", idleThreshold=-1)),
+    "busy score above one": _plugins(plugin("active-request-scorer", maxBusyScore=2)),
+    "media cache of zero": _plugins(plugin("mm-embeddings-cache-producer", cacheSizeInMBPerServer=0)),
+    "negative latency weight": _plugins(plugin("latency-scorer", ttftWeight=-1)),
+    "headroom strategy that does not exist": _plugins(plugin("latency-scorer", headroomSelectionStrategy="some")),
+    "port zero for data-parallel ranks": _plugins(plugin("data-parallel-profile-handler", primaryPort=0)),
     "block size of zero": _plugins(plugin("approx-prefix-cache-producer", blockSizeTokens=0)),
     "negative block size": _plugins(plugin("approx-prefix-cache-producer", blockSizeTokens=-1)),
     "negative cache": _plugins(plugin("approx-prefix-cache-producer", lruCapacityPerServer=-1)),
@@ -389,6 +419,30 @@ JUDGED: Final[dict[str, Config]] = {
     "discovery without path": _plugins({"type": "file-discovery", "name": "other"}),
     "data source that is a scorer": _with(dataLayer={"sources": [{"pluginRef": "queue-scorer"}]}),
     "data source that is nowhere": _with(dataLayer={"sources": [{"pluginRef": "nobody"}]}),
+    "data source twice": {
+        **_plugins(SOURCE, plugin("core-metrics-extractor")),
+        "dataLayer": {
+            "sources": [
+                {"pluginRef": "metrics-data-source", "extractors": [{"pluginRef": "core-metrics-extractor"}]},
+                {"pluginRef": "metrics-data-source", "extractors": [{"pluginRef": "core-metrics-extractor"}]},
+            ]
+        },
+    },
+    "no data source": _with(dataLayer={"injectDefaults": False}),
+    "attribute of two metrics": _plugins(
+        plugin(
+            "core-metrics-extractor",
+            engineConfigs=[
+                {
+                    "name": "steam",
+                    "customMetrics": [
+                        {"attributeKey": "power", "metricSpec": "watts"},
+                        {"attributeKey": "power", "metricSpec": "joules"},
+                    ],
+                }
+            ],
+        )
+    ),
     "data source without extractor": {
         **_plugins(SOURCE),
         "dataLayer": {"sources": [{"pluginRef": "metrics-data-source"}]},

@@ -27,6 +27,18 @@ STRICTER: Final = {
     "parameters for a plugin that has none": "they would have no effect",
     "negative weight": "it would send requests to the worst endpoint",
     "disaggregation without decode": "every request would be refused",
+    "no apiVersion": "it says how the file is to be read",
+    "plugin twice in a profile": "it would count twice",
+    "parser twice": "it would be asked once",
+    "no-hit memory of zero": "it means nothing",
+    "token threshold of zero": "it means nothing",
+    "negative idle threshold": "it means nothing",
+    "busy score above one": "scores end at 1",
+    "media cache of zero": "it means nothing",
+    "negative latency weight": "it would send requests to the slowest endpoint",
+    "headroom strategy that does not exist": "it means nothing",
+    "port zero for data-parallel ranks": "there is no such port",
+    "metrics path that is empty": "it means nothing",
     "load threshold of zero": "the rule would divide by zero",
     "block size of zero": "there are no such blocks",
     "negative block size": "there are no such blocks",
@@ -36,6 +48,7 @@ STRICTER: Final = {
 
 FRIENDLIER: Final = {
     "S13 as shipped": "the misspelt cacheSizeInMB of the shipped sample is read as the parameter that it means",
+    "no data source": "a warning tells that scorers see no metrics",
     "GIE's feature gate": "files for GIE 1.5 name it; a warning tells that it does nothing",
     "data source without extractor": "the default extractor reads it",
 }

@@ -75,9 +75,12 @@ def _check(engine: EngineConfig, path: str) -> None:
     for field in msgspec.structs.fields(EngineConfig):
         if field.name.endswith("_spec"):
             _check_spec(f"{path}.{field.encode_name}", getattr(engine, field.name))
+    keys = [metric.attribute_key for metric in engine.custom_metrics]
     for i, metric in enumerate(engine.custom_metrics):
         if not metric.attribute_key:
             raise ConfigError(f"{path}.customMetrics[{i}].attributeKey: must not be empty")
+        if metric.attribute_key in keys[:i]:
+            raise ConfigError(f'{path}.customMetrics[{i}].attributeKey: "{metric.attribute_key}" is there already')
         if not metric.metric_spec.strip():
             raise ConfigError(f"{path}.customMetrics[{i}].metricSpec: must not be empty")
         _check_spec(f"{path}.customMetrics[{i}].metricSpec", metric.metric_spec)

@@ -173,6 +173,30 @@ def test_samples_whose_types_are_all_there_load(name: str) -> None:
     assert build_text(SAMPLES[name]).scheduler.profiles
 
 
+def test_a_data_source_is_listed_once() -> None:
+    """It would be fetched twice as often."""
+    with pytest.raises(InvalidConfig) as raised:
+        build_text(
+            "plugins: [{type: queue-scorer}, {type: metrics-data-source}]\n"
+            "dataLayer: {sources: [{pluginRef: metrics-data-source}, {pluginRef: metrics-data-source}]}\n"
+        )
+
+    assert 'dataLayer.sources[1].pluginRef: "metrics-data-source" is there twice' in str(raised.value)
+
+
+def test_a_profile_may_name_the_picker_and_the_detector_that_are_added_by_default() -> None:
+    resolved = resolved_of(
+        build_text(
+            "plugins: [{type: queue-scorer}]\nschedulingProfiles: [{name: p, plugins: "
+            "[{pluginRef: queue-scorer}, {pluginRef: max-score-picker}, {pluginRef: utilization-detector}]}]\n"
+        )
+    )
+
+    assert resolved.profiles[0].picker == "max-score-picker"
+    assert resolved.profiles[0].filters == ("utilization-detector",)
+    assert resolved.saturation_detector == "utilization-detector"
+
+
 def test_the_helm_default_weighs_as_the_built_in_default() -> None:
     sample, built_in = build_text(S1), build(load_default(), registry(), make_environment())
 
@@ -227,6 +251,11 @@ def test_the_helm_default_weighs_as_the_built_in_default() -> None:
             """{type: core-metrics-extractor, parameters: {engineConfigs: [{name: a, customMetrics: [
               {attributeKey: k, metricSpec: ''}]}]}}""",
             "plugins[0].parameters.engineConfigs[0].customMetrics[0].metricSpec: must not be empty",
+        ),
+        (
+            """{type: core-metrics-extractor, parameters: {engineConfigs: [{name: a, customMetrics: [
+              {attributeKey: k, metricSpec: m}, {attributeKey: k, metricSpec: n}]}]}}""",
+            'plugins[0].parameters.engineConfigs[0].customMetrics[1].attributeKey: "k" is there already',
         ),
         ("{type: file-discovery}", "plugins[0].parameters.path: is missing"),
         ("{type: file-discovery, parameters: {path: ''}}", "plugins[0].parameters.path: must name a file"),

@@ -81,6 +81,23 @@ def test_a_declared_parser_takes_the_place_of_the_default_one_of_its_type() -> N
     assert resolved.parsers == ("mine", "passthrough-parser")
 
 
+@pytest.mark.parametrize("parser", ["openai-parser", "passthrough-parser"])
+def test_a_parser_that_is_listed_need_not_be_declared(parser: str) -> None:
+    """Files that list only vllmgrpc-parser, and declare no parser, work with the Go EPP."""
+    resolved = resolve_fake(f"{SCORER}requestHandler: {{parsers: [{{pluginRef: {parser}}}]}}\n")
+
+    assert resolved.parsers == (parser,)
+
+
+def test_a_picker_that_is_not_added_has_to_be_declared() -> None:
+    found = report(
+        "plugins: [{type: queue-scorer}, {type: random-picker}]\n"
+        "schedulingProfiles: [{name: p, plugins: [{pluginRef: queue-scorer}, {pluginRef: max-score-picker}]}]\n"
+    )
+
+    assert any('no plugin is named "max-score-picker"; add it to plugins' in line for line in found)
+
+
 def test_the_deprecated_parser_field_is_a_list_of_one() -> None:
     body = "plugins: [{type: queue-scorer}, {type: passthrough-parser}]\nparser: {pluginRef: passthrough-parser}\n"
 

@@ -87,7 +87,7 @@ FITTING = {
     "nulls": "plugins:\n- {type: queue-scorer, name: , parameters: }\nschedulingProfiles: \ndataLayer: {discovery: }\n",
     "nulls in parameters": "plugins:\n- {type: prefix-cache-scorer, parameters: {matchLengthWeight: }}\n",
     "limits": "flowControl: {maxBytes: 1Gi, maxRequests: 10, defaultRequestTTL: 1m30s, noEndpointRequestTTL: 0}\n",
-    "bands": "flowControl: {priorityBands: [{priority: -1, maxBytes: 1.5e3}], defaultPriorityBand: {maxRequests: 5}}\n",
+    "bands": "flowControl: {priorityBands: [{priority: -1, maxBytes: 1.5e3}, {}], defaultPriorityBand: {maxRequests: 5}}\n",
     "deprecated": "plugins: [{type: queue-scorer}, {type: openai-parser}]\nparser: {pluginRef: openai-parser}\n",
     "a former type": "plugins:\n- {type: tokenizer}\n- {type: by-label, parameters: {label: a, validValues: [b]}}\n",
     "a class": "plugins:\n- type: tests.support.third_party:ThirdPartyScorer\n",
@@ -130,7 +130,6 @@ WRONG = {
     ),
     "a list that is a mapping": ("plugins: {type: queue-scorer}\n", "plugins"),
     "a duration without a unit": ("flowControl: {defaultRequestTTL: 5}\n", "flowControl.defaultRequestTTL"),
-    "a band without its priority": ("flowControl: {priorityBands: [{maxBytes: 1}]}\n", "flowControl.priorityBands.0"),
 }
 
 

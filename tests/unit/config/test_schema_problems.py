@@ -256,7 +256,10 @@ def test_gates_are_read_with_and_without_a_value() -> None:
             "flowControl: {defaultRequestTTL: -5s}",
             "4:34: flowControl.defaultRequestTTL: expected a duration such as 60s, 1m30s or 200ms, got '-5s' (it must not be negative)",
         ),
-        ("flowControl: {priorityBands: [{}]}", "4:31: flowControl.priorityBands[0].priority: is missing"),
+        (
+            "flowControl: {priorityBands: [{}, {}]}",
+            "4:35: flowControl.priorityBands[1].priority: priority 0 has a band already",
+        ),
         (
             "flowControl: {priorityBands: [{priority: 1.5}]}",
             "4:42: flowControl.priorityBands[0].priority: expected a whole number, got the number 1.5",
