@@ -233,6 +233,13 @@ CASES: Final[Mapping[str, tuple[Case, Expected]]] = {
             readiness="readiness",
         ),
     ),
+    "one that is asked to elect": (
+        Case("inferencepool", (), gie(flags={"ha-enable-leader-election": True})),
+        Expected(
+            (*WITH_POOL, *ELECTION),
+            (*POOL, *CONFIG, "--drain-timeout=105s", "--ha-enable-leader-election=true", "--v=1", "--tracing=false"),
+        ),
+    ),
     "replicas that do not elect": (
         Case("inferencepool", (), llm_d(epp={"replicas": 2, "flags": {"ha-enable-leader-election": False}})),
         Expected(

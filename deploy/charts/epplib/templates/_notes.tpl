@@ -8,7 +8,7 @@ Name InferencePool {{ $tree.release }} in an HTTPRoute's backendRefs.
 {{- if $tree.proxy.enabled }}
 Clients connect to Service {{ eq $tree.proxy.mode "service" | ternary $tree.proxyName $tree.name }}.
 {{- end }}
-{{- if $tree.epp.elects }}
+{{- if and $tree.epp.elects $tree.epp.several }}
 One of {{ $tree.epp.replicas }} pods leads; only that one is ever ready.
 {{- end }}
 {{- if $tree.epp.prefers }}

@@ -159,7 +159,8 @@ httpTimeout: HTTP_TIMEOUT
 {{- $prefers := and $tree.provider.gke.preferredBackends.enabled (eq $tree.provider.name "gke") $tree.pool.create -}}
 {{- $_ := set $epp "prefers" $prefers -}}
 {{- $_ := set $epp "several" (or (gt (int $epp.replicas) 1) $epp.autoscaling.enabled $prefers) -}}
-{{- $_ := set $epp "elects" (and $epp.several (not $epp.autoscaling.enabled) (not $prefers) (ne (get $epp.givenFlags "replicas-serve") "all") (ne (get $epp.givenFlags "ha-enable-leader-election") "false")) -}}
+{{- $election := get $epp.givenFlags "ha-enable-leader-election" | default ($epp.several | ternary "true" "false") -}}
+{{- $_ := set $epp "elects" (and (ne $election "false") (not $epp.autoscaling.enabled) (not $prefers) (ne (get $epp.givenFlags "replicas-serve") "all")) -}}
 {{- $_ := set $epp "handOverSeconds" ($epp.elects | ternary 15 0) -}}
 {{- /* What is left of the grace period, and 10 s for what is under way then and for saving. */ -}}
 {{- $_ := set $epp "drainSeconds" (max 0 (sub (sub (int $epp.terminationGracePeriodSeconds) (int $epp.handOverSeconds)) 10)) -}}
