@@ -271,6 +271,21 @@ CASES: Final[Mapping[str, tuple[Case, Expected]]] = {
             (*POOL, *CONFIG, DRAIN, "--v=1", "--tracing=false", "--metrics-endpoint-auth=false"),
         ),
     ),
+    "metrics for all by a flag": (
+        Case("inferencepool", (), gie(flags={"metrics-endpoint-auth": False})),
+        Expected(
+            tuple(name for name in WITH_POOL if not name.startswith("ClusterRole")),
+            (*POOL, *CONFIG, DRAIN, "--metrics-endpoint-auth=false", "--v=1", "--tracing=false"),
+        ),
+    ),
+    "metrics behind a token by a flag": (
+        Case(
+            "inferencepool",
+            (),
+            gie(monitoring={"prometheus": {"auth": {"enabled": False}}}, flags={"metrics-endpoint-auth": True}),
+        ),
+        Expected(WITH_POOL, (*POOL, *CONFIG, DRAIN, "--metrics-endpoint-auth=true", "--v=1", "--tracing=false")),
+    ),
     "gke": (
         Case("inferencepool", (), {**gie(monitoring={"prometheus": {"enabled": True}}), "provider": {"name": "gke"}}),
         Expected(

@@ -19,7 +19,7 @@ metadata:
 {{- if .epp.elects }}
 {{- include "epplib.role" (dict "tree" . "name" (printf "%s-leader-election" .name) "binding" (printf "%s-leader-election-binding" .name) "rules" (include "epplib.leaseRules" . | fromYamlArray)) }}
 {{- end }}
-{{- if .monitoring.prometheus.auth.enabled }}
+{{- if ne (get .epp.givenFlags "metrics-endpoint-auth" | default (toString .monitoring.prometheus.auth.enabled)) "false" }}
 ---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRole
