@@ -243,13 +243,18 @@ class PrecisePrefixCacheProducer(DataProducer, PreRequest, ResponseComplete, End
     # --- endpoints ---------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        config = self.params.kv_events_config
+        config, index = self.params.kv_events_config, self.params.indexer_config.kv_block_index_config
+        warn = self.handle.log.warning
+        if index.redis_config is not None or index.cost_aware_memory_config is not None:
+            warn("plugin %s: redisConfig and costAwareMemoryConfig have no effect: the index is in memory", self.name)
         if self._ports is not None:
+            if config.zmq_endpoint:
+                warn(
+                    "plugin %s: zmqEndpoint has no effect while discoverPods is on; set discoverPods: false", self.name
+                )
             return
         if not config.zmq_endpoint:
-            self.handle.log.warning(
-                "plugin %s: discoverPods is off and there is no zmqEndpoint: no KV events are read", self.name
-            )
+            warn("plugin %s: discoverPods is off and there is no zmqEndpoint: no KV events are read", self.name)
             return
         try:
             self._followers.listen(config.zmq_endpoint, config.topic_filter.encode())

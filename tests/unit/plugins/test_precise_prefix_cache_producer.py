@@ -405,6 +405,24 @@ def test_no_source_at_all_is_said(caplog: pytest.LogCaptureFixture) -> None:
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
+        ({"kvEventsConfig": {"zmqEndpoint": "tcp://*:5557"}}, "zmqEndpoint has no effect while discoverPods is on"),
+        (
+            {"indexerConfig": {"kvBlockIndexConfig": {"redisConfig": {}}}},
+            "redisConfig and costAwareMemoryConfig have no",
+        ),
+    ],
+)
+def test_what_somebody_relies_on_and_has_no_effect_is_said(
+    parameters: dict[str, Any], message: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    Bench(0, **parameters)
+
+    assert message in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
         ({"speculativeTTL": "soon"}, "speculativeTTL: "),
         ({"kvEventsConfig": {"maxLag": "soon"}}, "kvEventsConfig.maxLag: "),
         (
