@@ -75,7 +75,7 @@ class Limits:
     max_cached_heads: int = 128
     """Decoded request heads kept, each at most 4 KiB decoded."""
     handshake_timeout_s: float = 10.0
-    """From the accepted socket to the client's preface and SETTINGS."""
+    """From the accepted socket to the client's preface and SETTINGS; before them, TLS may take as long for its own."""
     settings_timeout_s: float = 10.0
     """From our SETTINGS to their acknowledgement (SETTINGS_TIMEOUT)."""
     header_block_timeout_s: float = 10.0

@@ -11,6 +11,7 @@ import logging
 import ssl
 from collections import deque
 from collections.abc import Callable
+from math import inf
 from typing import Final, cast
 
 from google.protobuf.message import DecodeError, Message
@@ -152,7 +153,10 @@ class LeanServer:
     async def start(self, host: str, port: int, *, tls: ssl.SSLContext | None = None) -> None:
         """Raises OSError when the port cannot be bound."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: _LeanProtocol(self), host, port, ssl=tls)
+        handshake_s = None if tls is None else self._limits.handshake_timeout_s or inf
+        self._server = await loop.create_server(
+            lambda: _LeanProtocol(self), host, port, ssl=tls, ssl_handshake_timeout=handshake_s
+        )
         self.port = self._server.sockets[0].getsockname()[1]
         self._tick()
 
@@ -273,7 +277,7 @@ class _LeanProtocol(asyncio.Protocol, Application):
     # the core's side
 
     def on_open(self, stream: GrpcStream) -> StreamHandler | None:
-        if stream.deadline is not None and self._timer is None:
+        if stream.deadline is not None and (self._timer is None or stream.deadline < self._timer.when()):
             self._wake_at(stream.deadline)
         return self._server.open_call(stream, self._flush)
 
@@ -281,13 +285,15 @@ class _LeanProtocol(asyncio.Protocol, Application):
         _log.error("a call has crashed", exc_info=error, extra={"fields": {"path": stream.path}})
 
     def _wake_at(self, deadline: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
         self._timer = self._loop.call_at(deadline, self._expire_calls)
 
     def _expire_calls(self) -> None:
         self._timer = None
         self.expire(self._loop.time())
         due = self.http2.next_deadline()
-        if due - self._loop.time() < _TICK_S and self.http2.open_streams:
+        if due < inf and self.http2.open_streams:
             self._wake_at(due)
 
     def _flush(self) -> None:

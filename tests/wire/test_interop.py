@@ -8,8 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 import shutil
-import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -178,24 +177,6 @@ async def test_the_blocking_client_checks_health_and_is_told_what_is_unknown() -
         (reply,) = await asyncio.to_thread(blocking, running.address, ask)
 
     assert health_pb2.HealthCheckResponse.FromString(reply).status == health_pb2.HealthCheckResponse.SERVING
-
-
-async def test_a_deadline_of_the_blocking_client_ends_its_call() -> None:
-    def wait(channel: grpc.Channel) -> list[bytes]:
-        process: Any = channel.stream_stream(PROCESS)
-        with pytest.raises(grpc.RpcError) as caught:
-            list(process(_begun(), timeout=0.2))
-        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        return []
-
-    async with lean() as running:
-        assert await asyncio.to_thread(blocking, running.address, wait) == []
-
-
-def _begun() -> Iterator[bytes]:
-    """The beginning of a conversation, and then nothing for a second."""
-    yield request_headers().SerializeToString()
-    threading.Event().wait(1)
 
 
 # --- defects -----------------------------------------------------------------------------------------------------------

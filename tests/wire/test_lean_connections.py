@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import NoReturn
+import time
+from typing import Any, NoReturn
 
+import grpc
 import pytest
 
 from epp.http2 import Limits
 from epp.http2.frames import PING_HEADER, PREFACE, settings
 from epp.server.health import HealthState
-from epp.server.lean import LeanServer
+from epp.server.lean import PROCESS, LeanServer
+from epp.server.tls import Certificate, ssl_context
+from tests.support.extproc import request_headers
+from tests.support.service import make_director, serving
 
 
 async def ping_for_ever(writer: asyncio.StreamWriter) -> NoReturn:
@@ -32,3 +37,37 @@ async def test_a_client_that_never_reads_is_cut_off_and_told_of_once(caplog: pyt
     await server.stop(grace_s=0)
     writer.close()
     assert [r.message for r in caplog.records] == ["connection failed"]
+
+
+async def test_a_client_that_says_nothing_in_tls_is_cut_off_by_the_limit_for_handshakes() -> None:
+    server = LeanServer(HealthState(), limits=Limits(handshake_timeout_s=0.1))
+    await server.start("127.0.0.1", 0, tls=ssl_context(Certificate()))
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+
+    async with asyncio.timeout(30):  # asyncio's own limit is 60 s
+        assert await reader.read() == b""
+
+    await server.stop(grace_s=0)
+    writer.close()
+
+
+async def test_a_deadline_is_kept_exactly_beside_a_later_one() -> None:
+    async with serving("lean", make_director("127.0.0.1:8000")) as running, running.channel() as channel:
+        patient = begun(channel, "60S")
+        await patient.write(request_headers().SerializeToString())
+        took_s = [await until_its_deadline(channel) for _ in range(8)]
+        patient.cancel()
+
+    # Time-outs that need not be exact are looked at once a second.
+    assert min(took_s[1:]) < 0.5
+
+
+async def until_its_deadline(channel: grpc.aio.Channel) -> float:
+    begin = time.monotonic()
+    assert await begun(channel, "50m").code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    return time.monotonic() - begin
+
+
+def begun(channel: grpc.aio.Channel, timeout: str) -> Any:
+    """A call whose deadline the server alone knows: with one of its own, the client ends the call by itself."""
+    return channel.stream_stream(PROCESS)(metadata=(("grpc-timeout", timeout),))
