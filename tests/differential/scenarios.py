@@ -152,6 +152,38 @@ _STICKY: Final = simple(
     extra=(IN_FLIGHT, plugin("prefix-cache-affinity-filter", affinityThreshold=0.8)),
 )
 
+_POWERED: Final = plugin(
+    "core-metrics-extractor",
+    engineConfigs=[
+        {
+            "name": "vllm",
+            "queuedRequestsSpec": "vllm:num_requests_waiting",
+            "customMetrics": [{"attributeKey": "power", "metricSpec": "vllm:num_requests_running"}],
+        }
+    ],
+)
+
+
+def _by_attribute(scorer: Config, operator: str, value: float) -> Config:
+    """S8, but that the attribute is a number of the metrics page: there is no DCGM exporter."""
+    return simple(
+        "endpoint-attribute-filter",
+        ("endpoint-attribute-scorer", 2),
+        ("queue-scorer", 0.01),
+        extra=(
+            _POWERED,
+            plugin(
+                "endpoint-attribute-filter",
+                attribute="power",
+                onMissing="Pass",
+                fallbackOnEmpty=True,
+                algorithm={"type": "threshold", "threshold": {"operator": operator, "value": value}},
+            ),
+            plugin("endpoint-attribute-scorer", attributeKey="power", algorithm=scorer),
+        ),
+    )
+
+
 _PREDICTED: Final = (
     plugin("predicted-latency-producer"),
     plugin("latency-slo-admitter"),
@@ -234,6 +266,30 @@ SCENARIOS: Final[dict[str, Scenario]] = {
         ask=_shared_prefix,
     ),
     "S5": Scenario(config=S5, labels=_roles("encode", "prefill", "prefill", "decode", "decode", ""), ask=_media),
+    # S6, S9 and S13 name a tokenizer that is not there: prompts without tokens.
+    "S6": Scenario(config=SAMPLES["S6"], ask=_unseen, warms=True),
+    "S9": Scenario(config=SAMPLES["S9"], ask=_unseen, states=4),
+    "S13": Scenario(config=SAMPLES["S13"], ask=_unseen),
+    "media": Scenario(
+        config=simple(
+            ("mm-embeddings-cache-scorer", 4), ("queue-scorer", 1), extra=(plugin("mm-embeddings-cache-producer"),)
+        ),
+        ask=_media,
+        requests=6,
+    ),
+    "S8, a number of the metrics page": Scenario(
+        config=_by_attribute(
+            {"type": "linear_lower_is_better", "normalization": {"fixedRange": {"min": 20, "max": 150}}},
+            "LessThanOrEqual",
+            90,
+        ),
+    ),
+    "attribute, by the range of the candidates": Scenario(
+        config=_by_attribute(
+            {"type": "linear_higher_is_better", "normalization": {"adaptiveRange": {}}}, "NotEqual", 1
+        ),
+        loads=_few_values,
+    ),
     "label selector": Scenario(
         config=simple(
             "label-selector-filter",
