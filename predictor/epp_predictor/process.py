@@ -112,6 +112,7 @@ class TrainingProcess:
         self._memory = memoryview(mmap.mmap(self._fd, layout.size_bytes))
         self._ring = layout.ring(self._memory)
         self._in_use = b"" if in_use is None else codec.encode(in_use)
+        self._flushed = 0  # the samples before this number are to be forgotten
         self._process: subprocess.Popen[bytes] | None = None
         self._said = b""
         self._started_at_s = 0.0
@@ -163,6 +164,7 @@ class TrainingProcess:
 
     def flush(self) -> None:
         """Forget all samples. Models stay."""
+        self._flushed = self._ring.written
         self._say(Flush())
 
     def close(self) -> None:
@@ -199,7 +201,7 @@ class TrainingProcess:
         self._fitting_since_s = None
         self.status.is_running, self.status.pid = True, self._process.pid
         s = self.settings
-        start = self._ring.written if early else 0
+        start = self._ring.written if early else self._flushed
         self._say(Begin(s.capacity, start, s.trainer, s.niceness, s.tick_s))
 
     def _died(self, why: str) -> None:

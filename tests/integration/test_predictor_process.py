@@ -132,6 +132,25 @@ def test_a_killed_process_comes_back_with_the_samples(
     assert training.status.samples >= 800
 
 
+def test_samples_that_were_flushed_do_not_come_back_with_the_next_process(
+    training: TrainingProcess, clock: Clock
+) -> None:
+    """They are still in the memory that it reads."""
+    training.start()
+    send(training, drawn(800, 0))
+    until(lambda: training.status.fits > 0, training)
+
+    training.flush()
+    os.kill(training.status.pid, signal.SIGKILL)
+    until(lambda: not training.status.is_running, training)
+    clock.now_s += 1
+    send(training, drawn(150, 1))
+    fits = training.status.fits
+    until(lambda: training.status.fits > fits, training)
+
+    assert training.status.samples <= 150
+
+
 def test_a_restarted_process_still_has_to_beat_the_model_in_use(training: TrainingProcess, clock: Clock) -> None:
     send(training, drawn(2000, 0))
     training.start()
