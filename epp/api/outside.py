@@ -77,7 +77,8 @@ class Dialogue(Protocol):
 
 
 class TrainingStatus(msgspec.Struct, frozen=True):
-    """How training goes. Counts are since it began; `outcomes` counts what came of fits, by name."""
+    """How training goes. Counts are since it began; `outcomes` counts what came of fits, by name; `last` says what came of the
+    last one of each target, and why."""
 
     is_running: bool = False
     pid: int = 0
@@ -89,6 +90,7 @@ class TrainingStatus(msgspec.Struct, frozen=True):
     last_fit_s: float = math.nan  # how long it took
     last_reason: str = ""
     outcomes: Mapping[str, int] = {}
+    last: Mapping[str, str] = {}
 
 
 class Training(Protocol):

@@ -108,11 +108,11 @@ def _export_path(options: argparse.Namespace) -> str:
 def _status(options: argparse.Namespace) -> None:
     page = options.epp.get("/debug/plugins/state")
     plugin = page.get("plugins", {}).get(options.plugin)
-    if plugin is None or "state" not in plugin:
+    state = {} if plugin is None else plugin.get("state", {})
+    if "trained" not in state:
         raise Unanswered(
-            f"there is no plugin {options.plugin!r}; a configuration or --enable-latency-predictor adds one"
+            f"there is no {_TYPE} {options.plugin!r}; a configuration or --enable-latency-predictor adds one"
         )
-    state = plugin["state"]
     if options.json:
         print(json.dumps(state, indent=1))
         return
@@ -128,6 +128,9 @@ def _status(options: argparse.Namespace) -> None:
         )
     training = state["training"]
     if training is not None:
+        for target, outcome in training.get("last", {}).items():
+            if target not in state["targets"]:
+                print(f"{target}: no model; the last fit was {outcome}")
         outcomes = ", ".join(f"{count} {name}" for name, count in training.get("outcomes", {}).items()) or "none yet"
         print(f"training process: {'runs' if training.get('is_running') else 'does not run'}; fits: {outcomes}")
 

@@ -43,6 +43,7 @@ class TrainingWorker:
             last_fit_s=s.last_fit_s,
             last_reason=s.last_reason,
             outcomes=dict(s.outcomes),
+            last={target: f"{outcome.result}: {outcome.text}" for target, outcome in s.last.items()},
         )
 
     def send(self, sample: Floats) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import random
+import re
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
@@ -180,6 +181,9 @@ async def test_some_hundred_requests_teach_it(world: World) -> None:
         one.record.predicted_ttft_low_ms <= one.record.ttft_ms <= one.record.predicted_ttft_high_ms for one in after
     ]
     assert np.mean(inside) > 0.75
+    last = state(director)["training"]["last"]
+    assert set(last) == {"ttft", "tpot"}
+    assert all(re.match("published: version|rejected: ", outcome) for outcome in last.values())
 
 
 async def test_a_training_process_that_is_killed_costs_nothing_but_time(world: World) -> None:

@@ -152,7 +152,8 @@ async def test_status_says_how_it_does(capsys: pytest.CaptureFixture[str]) -> No
             "median_error": None,
         }
     }
-    training = {"is_running": True, "outcomes": {"published": 3, "rejected": 1}}
+    last = {"ttft": "published: version 3", "tpot": "rejected: says no more than a constant"}
+    training = {"is_running": True, "outcomes": {"published": 3, "rejected": 1}, "last": last}
     state = {"trained": True, "problem": "", "targets": targets, "training": training}
     async with metrics_port({"state": state}, None) as url:
         assert await asyncio.to_thread(predictor, ["status", "--url", url]) == 0
@@ -160,8 +161,16 @@ async def test_status_says_how_it_does(capsys: pytest.CaptureFixture[str]) -> No
     assert capsys.readouterr().out == (
         "trained\n"
         "ttft: model 3 of 900 samples, 12 s old; of its last 500 predictions 91.0% within the interval, median error –\n"
+        "tpot: no model; the last fit was rejected: says no more than a constant\n"
         "training process: runs; fits: 3 published, 1 rejected\n"
     )
+
+
+async def test_a_plugin_that_predicts_nothing_has_no_such_status(capsys: pytest.CaptureFixture[str]) -> None:
+    async with metrics_port({"state": {"endpoints": {}}}, None) as url:
+        assert await asyncio.to_thread(predictor, ["status", "--url", url]) == 1
+
+    assert "there is no predicted-latency-producer" in capsys.readouterr().err
 
 
 async def test_observations_are_exported_and_judged(
@@ -250,7 +259,7 @@ async def test_an_epp_without_a_predictor_is_told(capsys: pytest.CaptureFixture[
             assert await asyncio.to_thread(predictor, [command, "--url", url]) == 1
     err = capsys.readouterr().err
 
-    assert "there is no plugin 'predicted-latency-producer'" in err
+    assert "there is no predicted-latency-producer 'predicted-latency-producer'" in err
     assert "no plugin 'predicted-latency-producer' hands out a file" in err
     assert await asyncio.to_thread(predictor, ["status", "--url", url]) == 1
     assert "does not answer" in capsys.readouterr().err
