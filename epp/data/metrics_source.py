@@ -61,13 +61,16 @@ class MetricsSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ren
         if self.scheme == "http":
             return None
         context = ssl.create_default_context()
+        ca, cert, key = self.ca_cert_path, self.client_cert_path, self.client_key_path
         try:
-            if self.ca_cert_path:
-                context.load_verify_locations(self.ca_cert_path)
-            if self.client_cert_path:
-                context.load_cert_chain(self.client_cert_path, self.client_key_path or None)
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigError(f"metrics-data-source: certificate files cannot be used: {error}") from error
+            where = f"caCertPath: {ca}"
+            if ca:
+                context.load_verify_locations(ca)
+            where = f"clientCertPath, clientKeyPath: {cert}, {key}"
+            if cert:
+                context.load_cert_chain(cert, key or None)
+        except OSError as error:  # ssl.SSLError is one
+            raise ConfigError(f"{where} cannot be used: {error.strerror or error}") from error
         if self.insecure_skip_verify:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE

@@ -710,6 +710,21 @@ def test_a_token_that_cannot_be_read_is_said_at_the_start(tmp_path: Path) -> Non
             Bench(source=MetricsSource(bearer_token_path=str(tmp_path / name)))
 
 
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ({"ca_cert_path": "/none"}, "caCertPath: /none cannot be used: No such file or directory"),
+        (
+            {"client_cert_path": "/none", "client_key_path": "/nor this"},
+            "clientCertPath, clientKeyPath: /none, /nor this cannot be used: No such file or directory",
+        ),
+    ],
+)
+def test_certificates_that_cannot_be_read_are_named_at_the_start(source: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Bench(source=MetricsSource(scheme="https", **source))  # type: ignore[arg-type]
+
+
 async def test_https_pages_are_read_and_a_stranger_is_refused_when_asked_to(tmp_path: Path) -> None:
     server_tls = _self_signed(tmp_path)
     trusting = MetricsSource(scheme="https", insecure_skip_verify=False, ca_cert_path=str(tmp_path / "cert.pem"))
