@@ -54,6 +54,7 @@ NO_SOURCE: Final = (
 )
 
 MIN_REFRESH_S: Final = 0.05
+_MOST_MESSAGE_BYTES: Final = 2**31 - 1  # protobuf has no larger messages, and grpcio no larger limits
 MAX_TARGET_PORTS: Final = 8  # InferencePool v1: spec.targetPorts has at most 8 items
 
 
@@ -279,7 +280,7 @@ GROUPS: Final = (
             size(
                 "grpc-max-recv-msg-size", None, "largest gRPC message to receive; without it the largest body and 1Mi"
             ),
-            size("grpc-max-send-msg-size", None, "largest gRPC message to send; without it no limit"),
+            size("grpc-max-send-msg-size", None, "largest gRPC message that grpcio sends; without it no limit"),
             items(
                 "http2-limit",
                 "a limit of the lean transport (docs/transport.md lists them); may be repeated",
@@ -419,6 +420,8 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> RunO
         options["refresh_metrics_interval_s"] = MIN_REFRESH_S
     if options["http2_limits"] and options["transport"] is Transport.GRPCIO:
         warnings.append("--http2-limit: no effect with --transport=grpcio")
+    if "grpc-max-send-msg-size" in parsed.given and options["transport"] is Transport.LEAN:
+        warnings.append("--grpc-max-send-msg-size: no effect with --transport=lean")
     if "replicas-serve" in parsed.given and not options["ha_enable_leader_election"]:
         warnings.append("--replicas-serve: no effect without --ha-enable-leader-election: every replica serves")
     warnings += _stray(parsed)
@@ -540,6 +543,13 @@ def _check_ranges(options: RunOptions) -> None:
         raise UsageError(f"--fairness-id-metric-label-limit: {options.fairness_id_metric_label_limit} is negative")
     if options.explain_decisions < 0:
         raise UsageError(f"--explain-decisions: {options.explain_decisions} is negative")
+    receiving = "grpc-max-recv-msg-size" if options.grpc_max_recv_msg_size_bytes else "max-request-body"
+    for flag, size_bytes in (
+        (receiving, options.max_message_bytes),
+        ("grpc-max-send-msg-size", options.grpc_max_send_msg_size_bytes or 0),
+    ):
+        if size_bytes > _MOST_MESSAGE_BYTES:
+            raise UsageError(f"--{flag}: a gRPC message of {size_bytes} bytes cannot be; at most 2 GiB")
     try:
         limits(options.http2_limits, max_message_bytes=options.max_message_bytes)
     except ValueError as error:

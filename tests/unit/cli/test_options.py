@@ -298,10 +298,26 @@ def test_a_buffered_body_of_the_largest_size_fits_a_message() -> None:
     assert options("--max-request-body 300Mi").max_message_bytes > 300 << 20
 
 
-def test_limits_of_the_other_transport_are_warned_of() -> None:
-    (warning,) = options("--transport grpcio --http2-limit max-output-bytes=2Mi").warnings
+@pytest.mark.parametrize(
+    ("line", "flag"),
+    [
+        ("--max-request-body 2047Mi", "max-request-body"),
+        ("--grpc-max-recv-msg-size 2Gi", "grpc-max-recv-msg-size"),
+        ("--grpc-max-send-msg-size 2Gi", "grpc-max-send-msg-size"),
+    ],
+)
+def test_a_message_larger_than_any_can_be_is_refused_by_its_flag(line: str, flag: str) -> None:
+    with pytest.raises(UsageError, match=f"^--{flag}: .*at most 2 GiB"):
+        options(line)
 
-    assert warning == "--http2-limit: no effect with --transport=grpcio"
+
+def test_limits_of_the_other_transport_are_warned_of() -> None:
+    assert options("--transport grpcio --http2-limit max-output-bytes=2Mi").warnings == (
+        "--http2-limit: no effect with --transport=grpcio",
+    )
+    assert options("--grpc-max-send-msg-size 4Mi").warnings == (
+        "--grpc-max-send-msg-size: no effect with --transport=lean",
+    )
 
 
 @pytest.mark.parametrize(
