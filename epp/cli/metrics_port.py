@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import http.client
 import json
 import urllib.error
 import urllib.request
@@ -51,6 +52,8 @@ class MetricsPort(NamedTuple):
             raise Unanswered(_refusal(error)) from error
         except (OSError, ValueError) as error:
             raise self._silent(address, getattr(error, "reason", None) or error) from error
+        except http.client.HTTPException as error:
+            raise self._silent(address, "what listens there is no HTTP server") from error
         return page
 
     def get(self, path: str) -> Any:
@@ -71,6 +74,9 @@ def _refusal(error: urllib.error.HTTPError) -> str:
             " --token-file names a file with the token of one"
         )
     try:
-        return str(json.load(error)["error"])
+        told = json.load(error)["error"]
     except (ValueError, KeyError, TypeError):
-        return f"{error.url} answers with status {error.code}; --url names the EPP's metrics port"
+        told = None
+    if isinstance(told, str):
+        return told
+    return f"{error.url} answers with status {error.code}; --url names the EPP's metrics port"

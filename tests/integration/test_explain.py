@@ -498,6 +498,37 @@ async def test_the_command_says_what_is_missing(capsys: pytest.CaptureFixture[st
     assert said[2].startswith(f"epp explain: {url}/explain?last=1 does not answer: ")
 
 
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (
+            b"\0\0\x12\4\0\0\0\0\0",
+            "does not answer: what listens there is no HTTP server; --url names the EPP's metrics port",
+        ),
+        (
+            b'HTTP/1.1 404 Not Found\r\ncontent-length: 30\r\n\r\n{"error":{"type":"NotFound"}}  ',
+            "answers with status 404; --url names the EPP's metrics port",
+        ),
+    ],
+)
+async def test_the_command_says_so_when_the_port_is_another_one(
+    answer: bytes, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The ext_proc port, whose gRPC is no HTTP/1.1, and a model server."""
+
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        writer.close()
+
+    server = await asyncio.start_server(speak, "127.0.0.1", 0)
+    async with server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        status = await command("--last", "--url", url)
+
+    assert (status, capsys.readouterr().err) == (1, f"epp explain: {url}/explain?last=1 {said}\n")
+
+
 class Changing:
     """The page of whichever director serves at the moment."""
 
