@@ -10,8 +10,10 @@ import sys
 from collections.abc import Sequence
 from time import monotonic
 
-from epp.api import ConfigError, Fleet
+from epp.api import Fleet
 from epp.app import ALWAYS_PREDICTING, make_registry
+from epp.cli.flags import UsageError
+from epp.cli.options import latency_predictor_in, plugin_defaults
 from epp.cli.problems import print_problems
 from epp.config import (
     Environment,
@@ -25,18 +27,17 @@ from epp.config import (
     to_yaml,
 )
 from epp.observability.metrics import Recorder
-from epp_plugins.variables import parameter_defaults
 
 
 def check(arguments: Sequence[str]) -> int:
     """Returns the exit status: 0, or 2 when the configuration cannot be used."""
     options = _parser().parse_args(arguments)
     try:
-        defaults = parameter_defaults(os.environ)
-    except ConfigError as error:
+        defaults = plugin_defaults(os.environ)
+        predicting = options.enable_latency_predictor or latency_predictor_in(os.environ)
+    except UsageError as error:
         print(f"epp check: {error}", file=sys.stderr)
         return 2
-    predicting = options.enable_latency_predictor
     if options.file == "-":
         loaded = load_text(sys.stdin.read(), "<stdin>")
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import logging
+import os
 import random
 import shlex
 import sys
@@ -35,6 +36,7 @@ from epp.cli.flags import (
     switch,
     text,
 )
+from epp.cli.options import latency_predictor_enabled
 from epp.cli.problems import print_problems
 from epp.config import (
     Environment,
@@ -301,9 +303,9 @@ def _without_effect(parsed: Parsed) -> list[str]:
 
 
 def _pipeline(parsed: Parsed) -> Pipeline:
-    """The configuration, built as `epp run` builds it. Raises InvalidConfig."""
+    """The configuration, built as `epp run` builds it. Raises InvalidConfig and UsageError."""
     file = parsed.values["config_file"]
-    predicting = parsed.values["enable_latency_predictor"]
+    predicting = latency_predictor_enabled(parsed, os.environ)
     if file == "-":
         loaded = load_text(sys.stdin.read(), "<stdin>")
     else:

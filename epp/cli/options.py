@@ -432,12 +432,16 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> RunO
 
 
 def latency_predictor_enabled(parsed: Parsed, environ: Mapping[str, str]) -> bool:
-    """By PREDICTOR_SWITCH, else by ENABLE_LATENCY_PREDICTOR. Raises UsageError."""
-    given = environ.get("ENABLE_LATENCY_PREDICTOR", "")
-    if PREDICTOR_SWITCH.name in parsed.given or not given:
+    """By the flag, else by `latency_predictor_in`. Raises UsageError."""
+    if PREDICTOR_SWITCH.name in parsed.given:
         return bool(parsed.values[PREDICTOR_SWITCH.target])
+    return latency_predictor_in(environ)
+
+
+def latency_predictor_in(environ: Mapping[str, str]) -> bool:
+    """What ENABLE_LATENCY_PREDICTOR says; False without it. Raises UsageError."""
     try:
-        return parse_bool(given)
+        return parse_bool(environ.get("ENABLE_LATENCY_PREDICTOR") or "false")
     except ValueError as error:
         raise UsageError(f"environment variable ENABLE_LATENCY_PREDICTOR: {error}") from None
 
