@@ -7,11 +7,13 @@ headers. How many connections there may be is for the shell to say.
 """
 
 from dataclasses import dataclass, fields
+from math import inf
 
 MIB = 1024 * 1024
 DEFAULT_WINDOW_BYTES = 65_535  # RFC 9113, section 6.9.2
 MAX_WINDOW_BYTES = 2**31 - 1  # RFC 9113, section 6.9.1
 DEFAULT_FRAME_BYTES = 16_384  # RFC 9113, section 4.2
+MAX_SETTING = 2**32 - 1  # RFC 9113, section 6.5.1
 MAX_FRAME_BYTES = 2**24 - 1  # RFC 9113, section 4.2
 
 
@@ -95,10 +97,13 @@ class Limits:
         for field in fields(self):
             if getattr(self, field.name) < 0:
                 raise ValueError(f"{field.name}: {getattr(self, field.name)} is negative; expected 0 or more")
+        for name in ("max_concurrent_streams", "max_header_list_bytes"):
+            _between(name, getattr(self, name), 0, MAX_SETTING)
         _between("max_frame_bytes", self.max_frame_bytes, DEFAULT_FRAME_BYTES, MAX_FRAME_BYTES)
         _between("stream_window_bytes", self.stream_window_bytes, 1, MAX_WINDOW_BYTES)
         _between("connection_window_bytes", self.connection_window_bytes, DEFAULT_WINDOW_BYTES, MAX_WINDOW_BYTES)
         _between("max_message_bytes", self.max_message_bytes, 0, 2**32 - 1)
+        _between("output_chunk_bytes", self.output_chunk_bytes, 1, inf)
         _between("flood_window_s", self.flood_window_s, 0.001, 86_400.0)
 
 

@@ -15,6 +15,9 @@ from epp.http2 import Limits
         ("connection_window_bytes", 65_534),
         ("max_message_bytes", 2**32),
         ("max_concurrent_streams", -1),
+        ("max_concurrent_streams", 2**32),
+        ("max_header_list_bytes", 2**32),
+        ("output_chunk_bytes", 0),
         ("flood_window_s", 0.0),
     ],
 )
