@@ -490,6 +490,25 @@ def test_what_cannot_work_is_refused_with_the_reason(values: Object, said: str, 
     assert said in str(refused.value)
 
 
+def test_a_key_with_nothing_below_it_changes_nothing(helm: None) -> None:
+    """As where all lines below it are commented out: for Helm that is null."""
+    defaults = yaml.safe_load((CHARTS / "epplib" / "values.yaml").read_text())["inferenceExtension"]
+    empty = dict.fromkeys(key for key, value in defaults.items() if isinstance(value, dict | list))
+    deep = [place.split(".") for place in known_places() if place.count(".") == 2 and place.startswith("inferenceExt")]
+    below: Object = {}
+    for _, section, key in deep:
+        below.setdefault(section, {})[key] = None
+
+    usual = render(Case("inferencepool", (), LABELS))
+
+    assert len(empty) > 15
+    assert len(deep) > 5
+    assert render(Case("inferencepool", (), {**LABELS, "inferenceExtension": empty, "provider": None})) == usual
+    assert render(Case("inferencepool", (), {**LABELS, "inferenceExtension": below})) == usual
+    router = {"monitoring": None, "proxy": None, "epp": {"flags": None, "env": None, "resources": None}}
+    assert render(Case("inferencepool", (), llm_d(**router))) == render(Case("inferencepool", (), llm_d()))
+
+
 def test_a_misspelt_value_is_refused_wherever_it_stands(helm: None) -> None:
     """At every place where the chart itself knows all the names."""
     places = list(known_places())
