@@ -374,8 +374,8 @@ class Service:
 
     def _make_config_watch(self, loaded: Loaded) -> ConfigFileWatch | None:
         options = self._options
-        if not options.config_file or not options.config_reload:
-            return None
+        if not options.config_file or not options.config_reload or Path(options.config_file).is_fifo():
+            return None  # a pipe, as of a shell's <(...), has nothing more to say
         self.registry.inspect_builtin()
         reloader = self._reloader
         return ConfigFileWatch(options.config_file, changed=reloader.apply, unreadable=reloader.refuse, known=loaded)

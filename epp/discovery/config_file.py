@@ -12,7 +12,7 @@ from pathlib import Path
 
 from epp.config import Loaded, load_bytes
 from epp.config.load import MAX_BYTES
-from epp.discovery.watching import POLL_MS, follow
+from epp.discovery.watching import POLL_MS, follow, read_regular
 
 
 class ConfigFileWatch:
@@ -46,7 +46,7 @@ class ConfigFileWatch:
     async def look(self) -> None:
         """Read the file and tell what is new. Never raises for what it finds there."""
         try:
-            content = await asyncio.to_thread(self._read)
+            content = await asyncio.to_thread(read_regular, self.path, MAX_BYTES + 1)
         except OSError as error:
             self._report(f"{self._name}: cannot read the file: {error.strerror or error}")
             return
@@ -64,7 +64,3 @@ class ConfigFileWatch:
         if trouble != self._trouble:
             self._trouble = trouble
             self._unreadable(trouble)
-
-    def _read(self) -> bytes:
-        with self.path.open("rb") as file:
-            return file.read(MAX_BYTES + 1)

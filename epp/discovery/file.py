@@ -22,7 +22,7 @@ from epp.discovery.endpoint_file import (
     keep_what_was,
     parse_endpoint_file,
 )
-from epp.discovery.watching import POLL_MS, follow
+from epp.discovery.watching import POLL_MS, follow, read_regular
 
 _log: Final = logging.getLogger(__name__)
 
@@ -46,7 +46,8 @@ class FileDiscovery:
     def load(self) -> Changes:
         """Read the file for the first time. Raises ConfigError that lists everything that is wrong with it."""
         try:
-            content = self._read()
+            with self.path.open("rb") as opened:
+                content = opened.read(MAX_FILE_BYTES + 1)
             file = parse_endpoint_file(content)
         except (OSError, EndpointFileError) as error:
             raise ConfigError(f"endpoints file {self.path}: {error}") from error
@@ -70,7 +71,7 @@ class FileDiscovery:
     async def reload(self) -> Changes:
         """Look at the file again and apply what is different. Never raises for what it finds there."""
         try:
-            content = await asyncio.to_thread(self._read)
+            content = await asyncio.to_thread(read_regular, self.path, MAX_FILE_BYTES + 1)
         except OSError as error:
             self._content = None
             self._report((f"it cannot be read, the endpoints stay: {error}",))
@@ -89,10 +90,6 @@ class FileDiscovery:
             fields = {"added": changes.added, "removed": changes.removed, "relabelled": changes.relabelled}
             _log.info("endpoints file %s: %d endpoints", self.path, len(self._specs), extra={"fields": fields})
         return changes
-
-    def _read(self) -> bytes:
-        with self.path.open("rb") as file:
-            return file.read(MAX_FILE_BYTES + 1)
 
     def _apply(self, file: EndpointFile) -> Changes:
         self._specs = keep_what_was(file, self._specs)

@@ -25,7 +25,7 @@ from epp.discovery.object_files import (
     keep_what_was,
     parse_object_file,
 )
-from epp.discovery.watching import POLL_MS, follow
+from epp.discovery.watching import POLL_MS, follow, read_regular
 
 _log: Final = logging.getLogger(__name__)
 
@@ -87,8 +87,7 @@ class ObjectDiscovery:
             if path.suffix not in SUFFIXES or path.name.startswith(".") or path.is_dir():
                 continue
             try:
-                with path.open("rb") as file:
-                    contents[path.name] = file.read(MAX_FILE_BYTES + 1)
+                contents[path.name] = read_regular(path, MAX_FILE_BYTES + 1)
             except FileNotFoundError:
                 continue  # it went in the meantime
             except OSError as error:

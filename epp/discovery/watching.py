@@ -1,10 +1,15 @@
-"""Looks at a directory again whenever something in it changes. What is looked at, and what follows, is the caller's."""
+"""Looks at a directory again whenever something in it changes. What is looked at, and what follows, is the caller's.
+
+Files that are followed are read with `read_regular`.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
+import stat
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 from typing import Final
@@ -17,6 +22,19 @@ DEBOUNCE_MS: Final = 50  # how long changes are gathered before they are looked 
 POLL_MS: Final = 5000
 
 Look = Callable[[], Awaitable[None]]
+
+
+def read_regular(path: Path, at_most: int) -> bytes:
+    """The first bytes of a file. Raises OSError, also for a pipe: a thread that waits for one to be written to never ends, and
+    so neither does the process."""
+    with open(path, "rb", opener=_open_at_once) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file")
+        return file.read(at_most)
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 async def follow(directory: Path, look: Look, *, unwatched: Callable[[str], None], poll_ms: int = POLL_MS) -> None:

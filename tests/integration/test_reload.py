@@ -141,6 +141,28 @@ async def test_a_file_that_is_gone_or_empty_changes_nothing(path: Path) -> None:
         assert case.config_hash == before
 
 
+async def test_a_pipe_in_the_files_place_is_told_and_not_waited_for(path: Path) -> None:
+    """The thread that opens one may wait for ever, and the end of the process for that thread."""
+    async with running(path) as case:
+        delete(path)
+        os.mkfifo(path)
+        await eventually(lambda: any("it is not a regular file" in note for note in case.service.notes()))
+        delete(path)
+        write(path, config(1))
+        await eventually(lambda: not case.service.notes())
+
+
+async def test_a_pipe_is_read_once() -> None:
+    """`--config-file <(helm template ...)`: there is nothing to follow."""
+    reading, writing = os.pipe()
+    os.write(writing, config(1).encode())
+    os.close(writing)
+
+    async with running(Path(f"/dev/fd/{reading}")):
+        os.close(reading)
+        assert "configuration reload" not in {task.get_name() for task in asyncio.all_tasks()}
+
+
 async def test_without_the_flag_the_file_is_not_followed(path: Path) -> None:
     async with running(path, config_reload=False):
         assert "configuration reload" not in {task.get_name() for task in asyncio.all_tasks()}
