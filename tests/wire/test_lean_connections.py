@@ -5,18 +5,82 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import grpc
 import pytest
+from hpack import Encoder
 
 from epp.http2 import Limits
-from epp.http2.frames import PING_HEADER, PREFACE, settings
+from epp.http2.frames import DATA, END_HEADERS, HEADERS, PING_HEADER, PREFACE, frame, settings
 from epp.server.health import HealthState
 from epp.server.lean import PROCESS, LeanServer
+from epp.server.session import ExtProc
 from epp.server.tls import Certificate, ssl_context
-from tests.support.extproc import request_headers
+from tests.support.extproc import request_body, request_headers
+from tests.support.http2_peer import message, parse
 from tests.support.service import make_director, serving
+
+CALL = [
+    (":method", "POST"),
+    (":scheme", "http"),
+    (":path", PROCESS),
+    (":authority", "epp"),
+    ("content-type", "application/grpc"),
+    ("te", "trailers"),
+]
+CALLS = (1, 3, 5)
+REQUEST = [request_headers(), request_body(b'{"model": "m", "prompt": "hello"}', end=True)]
+
+
+class Wire(asyncio.Transport):
+    """Takes everything at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written: list[bytes] = []
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written.append(bytes(data))
+
+
+async def connection_of(server: LeanServer, monkeypatch: pytest.MonkeyPatch) -> asyncio.Protocol:
+    """What the server would give to the next client, without a socket."""
+    made: list[Callable[[], asyncio.Protocol]] = []
+    create = asyncio.get_running_loop().create_server
+
+    async def create_server(factory: Callable[[], asyncio.Protocol], *where: Any, **how: Any) -> asyncio.Server:
+        made.append(factory)
+        return await create(factory, *where, **how)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(asyncio.get_running_loop(), "create_server", create_server)
+        await server.start("127.0.0.1", 0)
+    return made[0]()
+
+
+async def test_what_one_read_asks_for_is_answered_in_one_write_and_without_a_task(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server = LeanServer(HealthState(synced=True), ExtProc(make_director("127.0.0.1:8000"), max_body_bytes=1 << 20))
+    connection, wire = await connection_of(server, monkeypatch), Wire()
+    connection.connection_made(wire)
+    connection.data_received(PREFACE + settings([]))
+    wire.written.clear()
+    head, asked = Encoder().encode(CALL), b"".join(message(m.SerializeToString()) for m in REQUEST)
+    tasks = asyncio.all_tasks()
+
+    connection.data_received(
+        b"".join(frame(HEADERS, END_HEADERS, stream_id, head) + frame(DATA, 0, stream_id, asked) for stream_id in CALLS)
+    )
+
+    assert asyncio.all_tasks() == tasks
+    (output,) = wire.written
+    assert Counter(f.stream_id for f in parse(output) if f.kind == DATA) == dict.fromkeys(CALLS, 2)
+    connection.connection_lost(None)
+    await server.stop(grace_s=0)
 
 
 async def ping_for_ever(writer: asyncio.StreamWriter) -> NoReturn:
