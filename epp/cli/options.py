@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -56,6 +57,12 @@ NO_SOURCE: Final = (
 MIN_REFRESH_S: Final = 0.05
 _MOST_MESSAGE_BYTES: Final = 2**31 - 1  # protobuf has no larger messages, and grpcio no larger limits
 MAX_TARGET_PORTS: Final = 8  # InferencePool v1: spec.targetPorts has at most 8 items
+
+_WORD: Final = r"[A-Za-z0-9._/-]"
+_VALUES: Final = rf"\(\s*{_WORD}*(\s*,\s*{_WORD}*)*\s*\)"
+_REQUIREMENT: Final = rf"\s*(!\s*{_WORD}+|{_WORD}+(\s*(=|==|!=|<|>)\s*{_WORD}*|\s+(in|notin)\s*{_VALUES})?)\s*"
+_SELECTOR: Final = re.compile(f"{_REQUIREMENT}(,{_REQUIREMENT})*")
+"""What can be a label selector at all; which labels and values there may be, the API server knows."""
 
 
 class Source(enum.Enum):
@@ -422,6 +429,8 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> RunO
         warnings.append("--http2-limit: no effect with --transport=grpcio")
     if "grpc-max-send-msg-size" in parsed.given and options["transport"] is Transport.LEAN:
         warnings.append("--grpc-max-send-msg-size: no effect with --transport=lean")
+    if "endpoint-target-ports" in parsed.given and not options["endpoint_selector"]:
+        warnings.append("--endpoint-target-ports: no effect without --endpoint-selector")
     if "replicas-serve" in parsed.given and not options["ha_enable_leader_election"]:
         warnings.append("--replicas-serve: no effect without --ha-enable-leader-election: every replica serves")
     warnings += _stray(parsed)
@@ -503,6 +512,11 @@ def _check(options: RunOptions) -> None:
     if options.endpoint_selector and (options.pool_name or options.endpoints):
         raise UsageError("either pool-name or endpoint-selector must be set, not both, and neither with --endpoint")
     if options.endpoint_selector:
+        if not _SELECTOR.fullmatch(options.endpoint_selector):
+            raise UsageError(
+                f"--endpoint-selector: {options.endpoint_selector!r} is not a label selector;"
+                " expected requirements such as app=vllm,tier in (a,b),!draft"
+            )
         ports = options.endpoint_target_ports
         if not 1 <= len(ports) <= MAX_TARGET_PORTS:
             raise UsageError(f'flag "endpoint-target-ports" should have length from 1 to {MAX_TARGET_PORTS}')

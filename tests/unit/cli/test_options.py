@@ -150,6 +150,25 @@ def test_a_wrong_command_line_is_told_what_to_write(line: str, problem: str) -> 
     assert problem in str(told.value)
 
 
+@pytest.mark.parametrize(
+    "selector",
+    [
+        *("app=vllm", "app == vllm , tier!=x", "app in (a,b), tier notin(c)", "!draft,gpu", "llm-d.ai/role=decode"),
+        *("app=", "app in (a,)", "cards>3", " app=x "),
+    ],
+)
+def test_what_the_api_server_takes_for_a_selector_is_one(selector: str) -> None:
+    parsed = parse(["--endpoint-selector", selector, "--endpoint-target-ports", "1"], {})
+
+    assert parsed.endpoint_selector == selector
+
+
+@pytest.mark.parametrize("selector", ["app in (", "=x", "app=x y", "app=x,", ",", "app in a", "!", "a=b=c", "app in"])
+def test_what_the_api_server_does_not_take_for_a_selector_is_refused_at_the_start(selector: str) -> None:
+    with pytest.raises(UsageError, match=r"^--endpoint-selector: .* is not a label selector; expected"):
+        parse(["--endpoint-selector", selector, "--endpoint-target-ports", "1"], {})
+
+
 def test_a_boolean_flag_does_not_eat_the_next_argument_and_says_so() -> None:
     # The upstream charts render a flags map as two arguments; the Go EPP starts, with the flag at true.
     parsed = options("--enable-grpc-stream-metrics false --grpc-port 1")
@@ -309,6 +328,12 @@ def test_a_buffered_body_of_the_largest_size_fits_a_message() -> None:
 def test_a_message_larger_than_any_can_be_is_refused_by_its_flag(line: str, flag: str) -> None:
     with pytest.raises(UsageError, match=f"^--{flag}: .*at most 2 GiB"):
         options(line)
+
+
+def test_ports_of_pods_that_nobody_selects_are_warned_of() -> None:
+    warning = "--endpoint-target-ports: no effect without --endpoint-selector"
+
+    assert options("--pool-name p --endpoint-target-ports 8000").warnings == (warning,)
 
 
 def test_limits_of_the_other_transport_are_warned_of() -> None:
