@@ -150,7 +150,7 @@ async def test_a_subresource_is_part_of_the_rule(api: Api, kube: FakeKube) -> No
         await api.patch(PODS, "a", {}, subresource="status")
 
 
-@pytest.mark.parametrize(("header", "seconds"), [("7", 7.0), ("100000", 120.0), ("soon", 1.0)])
+@pytest.mark.parametrize(("header", "seconds"), [("7", 7.0), ("100000", 120.0), ("soon", 1.0), ("0", 1.0)])
 async def test_too_many_requests_says_how_long_to_wait(api: Api, kube: FakeKube, header: str, seconds: float) -> None:
     kube.fail("list", "pods", 429, Retry_After=header)
 

@@ -101,4 +101,5 @@ def _retry_after_s(headers: Mapping[str, str]) -> float:
     text = headers.get("Retry-After", "")
     if not (text.isascii() and text.isdigit()):
         return _DEFAULT_RETRY_S
-    return min(float(text), _MAX_RETRY_S)
+    # 0 is no leave to ask without end.
+    return min(max(float(text), _DEFAULT_RETRY_S), _MAX_RETRY_S)
