@@ -116,16 +116,23 @@ def _status(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(state, indent=1))
         return
-    print("trained" if state["trained"] else "untrained: nothing is predicted yet")
+    for url, works in (state["servers"] or {}).items():
+        print(f"{url}: {'predicts' if works else 'does not predict'}")
+    if not state["servers"]:
+        print("trained" if state["trained"] else "untrained: nothing is predicted yet")
     if state["problem"]:
         print(f"not learning: {state['problem']}")
-    for target, told in state["targets"].items():
-        coverage, error = told["coverage"], told["median_error"]
-        print(
-            f"{target}: model {told['version']} of {told['samples']} samples, {told['age_s']:.0f} s old; "
-            f"of its last {told['observations']} predictions {_percent(coverage)} within the interval, "
-            f"median error {_percent(error)}"
-        )
+    for target in ("ttft", "tpot"):
+        said = []
+        if told := state["targets"].get(target):
+            said.append(f"model {told['version']} of {told['samples']} samples, {told['age_s']:.0f} s old")
+        if judged := state["predictions"].get(target):
+            said.append(
+                f"of the last {judged['count']} predictions {judged['coverage']:.1%} within the interval, "
+                f"median error {judged['median_error']:.1%}"
+            )
+        if said:
+            print(f"{target}: {'; '.join(said)}")
     training = state["training"]
     if training is not None:
         for target, outcome in training.get("last", {}).items():
@@ -205,7 +212,3 @@ def _report(options: argparse.Namespace) -> None:
     sections, source = _evaluations(options)
     options.output.write_text(page(sections, source=source))
     print(f"{options.output}: written", file=sys.stderr)
-
-
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{share:.1%}"

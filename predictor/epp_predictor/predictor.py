@@ -98,11 +98,6 @@ class Estimate:
         return ms
 
     @property
-    def is_calibrated(self) -> bool:
-        """Whether enough was observed for the interval to mean anything; true of every model from the training process."""
-        return _is_calibrated(self._calibration)
-
-    @property
     def mean_ms(self) -> Floats:
         """The expected value."""
         ms: Floats = self._base_ms * self._calibration.mean_factors(self._endpoints)
@@ -183,11 +178,6 @@ class Prediction:
         return Estimate(levels_ms[TARGETS.index(target)], base_ms, live.calibrations[target], self._endpoints)
 
     @property
-    def is_calibrated(self) -> bool:
-        """Whether enough was observed for every interval to mean anything."""
-        return self._live is not None and all(map(_is_calibrated, self._live.calibrations.values()))
-
-    @property
     def outside(self) -> Floats:
         """Per candidate, how far its features are from what the model has seen: 0 within, 1 a whole range away in one
         of them. There the prior extrapolates and intervals promise less."""
@@ -203,10 +193,6 @@ class Prediction:
         return Decision(features, endpoint, live.number, base_ms, *levels_ms[..., candidate].ravel().tolist())
 
 
-def _is_calibrated(calibration: Calibration) -> bool:
-    return calibration.observations >= _ENOUGH
-
-
 @dataclass(frozen=True, slots=True)
 class TargetStatus:
     """How one target is doing, for a status page and metrics."""
@@ -217,10 +203,17 @@ class TargetStatus:
     age_s: float
     error_at_publication: float
     observations: int
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """How the newest predictions of one target came out, whoever made them."""
+
+    count: int
     coverage: float
-    """Share of this target's newest observations within the interval that was predicted for them; NaN without any."""
+    """Share of the observations within the interval that was predicted for them."""
     median_error: float
-    """Median of |observed / predicted median - 1| of the same; NaN without any."""
+    """Median of |observed / predicted median - 1| of the same."""
 
 
 class Predictor:
@@ -313,15 +306,19 @@ class Predictor:
     def calibrate(self, said_ms: Floats, features: Floats, endpoints: NDArray[np.intp]) -> Prediction:
         """As `predict`, of what a model elsewhere has said: TTFT and TPOT in ms, a column per candidate, whatever quantile.
 
-        Its calibration is learnt here, from decisions that are kept of such predictions. Raises ValueError for shapes that
-        do not fit.
+        Its calibration is learnt here, from decisions that are kept of such predictions; until there were twenty, ends of
+        intervals are NaN. Raises ValueError for shapes that do not fit.
         """
         if said_ms.shape != (len(TARGETS), len(endpoints)) or features.shape != (len(endpoints), COUNT):
             raise ValueError(
                 f"{said_ms.shape} predictions and {features.shape} features of {len(endpoints)} candidates"
             )
         live = Live(_ELSEWHERE, _Said(said_ms), self._elsewhere, {})
-        return Prediction(live, features, endpoints, self.quantile, self.interval)
+        prediction = Prediction(live, features, endpoints, self.quantile, self.interval)
+        for estimate, target in ((prediction.ttft, "ttft"), (prediction.tpot, "tpot")):
+            if estimate is not None and self._elsewhere[target].observations < _ENOUGH:
+                estimate.levels_ms[1:] = _NAN
+        return prediction
 
     # --- learning ---------------------------------------------------------------------------------------------------------
 
@@ -437,11 +434,13 @@ class Predictor:
                 max(now_s - kept.model.fitted_at_s, 0.0),
                 kept.error,
                 live.calibrations[target].observations,
-                self._judged[target].coverage(),
-                self._judged[target].median_error(),
             )
             for target, kept in live.targets.items()
         }
+
+    def judged(self) -> dict[str, Judgement]:
+        """Per target of which any prediction has been compared with what happened."""
+        return {target: told for target, judged in self._judged.items() if (told := judged.told()) is not None}
 
 
 def _share(value: float) -> float:
@@ -466,15 +465,15 @@ class _Judged:
             if target == "ttft"
             else (decision.tpot_ms, decision.tpot_low_ms, decision.tpot_high_ms)
         )
-        if ms != ms:  # nothing was predicted
+        if not low <= high:  # nothing was predicted, or no interval
             return
         place = self._count % len(self._held)
         self._held[place] = low <= value_ms <= high
         self._errors[place] = abs(value_ms / ms - 1)
         self._count += 1
 
-    def coverage(self) -> float:
-        return float(self._held[: self._count].mean()) if self._count else _NAN
-
-    def median_error(self) -> float:
-        return float(np.median(self._errors[: self._count])) if self._count else _NAN
+    def told(self) -> Judgement | None:
+        if not self._count:
+            return None
+        held, errors = self._held[: self._count], self._errors[: self._count]
+        return Judgement(len(held), float(held.mean()), float(np.median(errors)))

@@ -319,6 +319,7 @@ async def test_what_servers_say_is_calibrated_by_what_happens(world: World) -> N
         first = await stage.serve(200.0, 20.0)
         for _ in range(100):
             last = await stage.serve(200.0, 20.0)
+        told: Any = stage.producer.dump_state()
         stage.producer.stop()
 
     assert first is not None
@@ -328,6 +329,11 @@ async def test_what_servers_say_is_calibrated_by_what_happens(world: World) -> N
     assert last.ttft_ms[0] == pytest.approx(200, rel=0.02)
     assert last.tpot_ms[0] == pytest.approx(20, rel=0.02)
     assert last.ttft_low_ms[0] <= last.ttft_ms[0] <= last.ttft_high_ms[0]
+    assert (told["trained"], told["servers"]) == (False, {url_of(server): True})
+    # Those of the first twenty had no interval that anything could be within.
+    assert {target: judged["count"] for target, judged in told["predictions"].items()} == {"ttft": 81, "tpot": 81}
+    lows = [line.split(",")[5] for line in b"".join(stage.producer.export()).decode().splitlines()[1:]]
+    assert [low == "nan" for low in lows] == [True] * 40 + [False] * 162
 
 
 async def test_without_servers_that_answer_nothing_is_predicted_and_requests_go_on(world: World) -> None:
@@ -337,6 +343,7 @@ async def test_without_servers_that_answer_nothing_is_predicted_and_requests_go_
         request, latencies = await stage.produce()
         assert latencies is None
         assert len(server.requests) == 1  # the second one did not even ask
+        assert stage.producer.dump_state()["servers"] == {url_of(server): False}  # type: ignore[index]
         stage.producer.pre_request(request, picked(stage.fleet, 0))
 
         server.behaviour = page(said((100.0, 10.0), (100.0, 10.0)))

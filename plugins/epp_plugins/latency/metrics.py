@@ -236,9 +236,9 @@ class LatencyMetrics:
         for target, status in learner.predictor.status().items():
             self._age_s.labels(name, target).set(status.age_s)
             self._samples.labels(name, target).set(status.samples)
-            if not math.isnan(status.coverage):
-                self._coverage.labels(name, target).set(status.coverage)
-                self._median_error.labels(name, target).set(status.median_error)
+        for target, judged in learner.predictor.judged().items():
+            self._coverage.labels(name, target).set(judged.coverage)
+            self._median_error.labels(name, target).set(judged.median_error)
         training = learner.training
         self._running.set(training is not None and training.is_running)
         for result, count in (training.outcomes if training is not None else {}).items():

@@ -90,6 +90,11 @@ class PredictionClient:
         now_s = self._handle.clock()
         return any(server.resting_until_s <= now_s for server in self._servers)
 
+    @property
+    def working(self) -> dict[str, bool]:
+        """By URL: whether its last answer could be used, or it was not asked yet."""
+        return {server.url: not server.is_failing for server in self._servers}
+
     async def predict(self, features: Floats) -> Floats:
         """TTFT and TPOT in ms for candidates by features: two rows, a column per candidate. Raises NoPrediction."""
         if not self.is_available:

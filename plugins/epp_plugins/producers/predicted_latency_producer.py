@@ -243,8 +243,6 @@ class PredictedLatencyProducer(
                 self._metrics.fell_back(UNTRAINED)
             return
         by_row = self._by_row(asked.candidates, levels_ms)
-        if asked.is_from_server and not prediction.is_calibrated:  # a model that was trained here always is
-            _forget_intervals(by_row, prediction)
         slo = asked.slo
         budgets_ms = self._budgets_ms(slo, by_row.shape[1])
         request.data[self._key] = LatencyPrediction(by_row, budgets_ms, slo.ttft_ms, slo.tpot_ms)
@@ -453,6 +451,7 @@ class PredictedLatencyProducer(
         return {
             "trained": learner.is_trained,
             "problem": learner.problem,
+            "servers": None if self._predictions is None else self._predictions.working,
             "training": None if training is None else _plain(msgspec.structs.asdict(training)),
             "targets": {
                 target: _plain(
@@ -461,11 +460,13 @@ class PredictedLatencyProducer(
                         "samples": status.samples,
                         "age_s": round(status.age_s, 1),
                         "observations": status.observations,
-                        "coverage": status.coverage,
-                        "median_error": status.median_error,
                     }
                 )
                 for target, status in learner.predictor.status().items()
+            },
+            "predictions": {
+                target: {"count": told.count, "coverage": told.coverage, "median_error": told.median_error}
+                for target, told in learner.predictor.judged().items()
             },
             "endpoints": {
                 endpoint.name: {
@@ -477,13 +478,6 @@ class PredictedLatencyProducer(
                 for endpoint in self.handle.fleet.candidates()
             },
         }
-
-
-def _forget_intervals(by_row: Floats, prediction: Prediction) -> None:
-    """Of estimates that were not compared with enough latencies."""
-    for at, estimate in ((0, prediction.ttft), (3, prediction.tpot)):
-        if estimate is not None and not estimate.is_calibrated:
-            by_row[at + 1 : at + 3] = math.nan
 
 
 def _place(candidates: Candidates, endpoint: Endpoint) -> int:

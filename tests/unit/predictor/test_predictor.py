@@ -293,11 +293,12 @@ def test_status_says_how_it_goes(snapshot: Snapshot) -> None:
     teach(predictor, 300)
     teach(predictor, 400, seed=10)
 
-    ttft = predictor.status()["ttft"]
+    ttft, judged = predictor.status()["ttft"], predictor.judged()["ttft"]
 
     assert (ttft.version, ttft.samples, ttft.age_s, ttft.observations) == (1, 2000, 30.0, 700)
-    assert 0.05 < ttft.median_error < 0.15
-    assert 0.6 < ttft.coverage <= 1
+    assert judged.count == 500
+    assert 0.05 < judged.median_error < 0.15
+    assert 0.6 < judged.coverage <= 1
 
 
 def test_far_from_what_was_seen_is_said(snapshot: Snapshot) -> None:
