@@ -28,6 +28,11 @@ _RECONNECT_MS: Final = 100
 _LONGEST_RECONNECT_MS: Final = 5_000
 _HEARTBEAT_MS: Final = 5_000  # a host that vanishes without a word is noticed after about two of these
 
+_FAILURES: Final = (
+    zmq.EVENT_CONNECT_RETRIED | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+)
+_EVENTS: Final = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | _FAILURES
+
 T = TypeVar("T")
 
 
@@ -51,6 +56,7 @@ class SubSocket:
         self._socket: zmq.Socket[bytes] | None = context.socket(zmq.SUB)
         self._again: asyncio.Handle | None = None
         self._told_more = False
+        self._silent = not bind  # nobody has answered, nor has that been said
         socket = self._socket
         socket.linger = 0
         socket.rcvhwm = _MOST_WAITING
@@ -60,7 +66,7 @@ class SubSocket:
         if "[" in address:
             socket.ipv6 = True
         socket.subscribe(topic)
-        self._monitor = socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
+        self._monitor = socket.get_monitor_socket(_EVENTS)
         self._descriptors = (int(socket.fd), int(self._monitor.fd))
         try:
             socket.bind(address) if bind else socket.connect(address)
@@ -112,9 +118,13 @@ class SubSocket:
             if self._socket is None:
                 return
             if event["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                self._silent = False
                 self._to.connected()
-            else:
+            elif event["event"] == zmq.EVENT_DISCONNECTED:
                 self._to.disconnected()
+            elif self._silent:
+                self._silent = False
+                _log.warning("nobody publishes at %s; it is tried again and again", self._address)
 
     def _read_messages(self) -> None:
         messages: list[list[bytes]] = []

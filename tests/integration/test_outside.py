@@ -14,6 +14,7 @@ from aiohttp import web
 
 from epp.api import Dialogue, OutsideError
 from epp.outside import World, sockets
+from tests.support.http_fakes import eventually
 from tests.support.ports import free_port
 
 
@@ -141,6 +142,23 @@ async def test_a_publisher_that_comes_back_is_found_again(world: World) -> None:
         await listener.until(lambda: listener.changes[-1] == "connected")
     finally:
         context.destroy(linger=0)
+
+
+async def test_where_nobody_publishes_is_said_once(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    listener = Listener()
+    address = f"tcp://127.0.0.1:{free_port()}"
+    world.subscribe(listener, address)
+    await eventually(lambda: "nobody publishes" in caplog.text)
+
+    context = zmq.Context()
+    socket = context.socket(zmq.PUB)
+    socket.bind(address)
+    await listener.until(lambda: listener.changes == ["connected"])
+    context.destroy(linger=0)
+    await listener.until(lambda: listener.changes == ["connected", "disconnected"])
+    assert [record.getMessage() for record in caplog.records] == [
+        f"nobody publishes at {address}; it is tried again and again"
+    ]
 
 
 async def test_a_bound_subscription_takes_publishers_that_connect(world: World) -> None:
