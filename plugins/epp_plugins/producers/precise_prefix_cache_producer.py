@@ -134,7 +134,7 @@ class PrecisePrefixCacheProducer(DataProducer, PreRequest, ResponseComplete, End
         self._hits = metrics.counter("kv_cache_index_lookup_hits_total", "Requests of which an endpoint held a block")
         self._hit_ratio = metrics.histogram(
             "kv_cache_index_hit_ratio",
-            "Share of the prompt's blocks that the chosen endpoint held",
+            "Share of the prompt's blocks that the chosen endpoint held, where that is not guessed",
             buckets=_RATIO_BUCKETS,
         )
         self._counters = [metrics.counter(name, words) for name, words in _COUNTERS]
@@ -203,7 +203,7 @@ class PrecisePrefixCacheProducer(DataProducer, PreRequest, ResponseComplete, End
         if match is None or asked is None:
             return
         target = result.target
-        if match.total_blocks:
+        if match.total_blocks and match.told is not None and match.told.item(target.row):
             self._hit_ratio.observe(match.matched_blocks.item(target.row) / match.total_blocks)
         told = asked.told
         # Where several endpoints work on a request, its answer does not say whose cache was used.

@@ -31,6 +31,7 @@ from epp_plugins.scorers.precise_prefix_cache_scorer import PrecisePrefixCacheSc
 from tests.support.kv_engine import removed, stored
 from tests.support.outside import handle_with
 from tests.support.plugins import Clock, make_plugin
+from tests.support.recording import make_recorder, value
 from tests.support.scheduling import ended, picked
 
 NAME = "precise-prefix-cache-producer"
@@ -58,7 +59,9 @@ class Bench:
         self.sockets = Sockets()
         self.clock = Clock()
         self.fleet = Fleet()
+        self.recorder = make_recorder()
         handle = handle_with(self.sockets, self.fleet, name=NAME, clock=self.clock)
+        handle = msgspec.structs.replace(handle, metrics=self.recorder.plugin_metrics)
         self.producer = make_plugin(cls, handle=handle, **params)
         self.producer.start()
         self.numbers: dict[str, int] = {}
@@ -452,6 +455,18 @@ def test_the_deprecated_scorer_is_both_in_one() -> None:
     bench.match(request)
 
     assert (without, scorer.score(request, bench.fleet.candidates()).tolist()) == ([0, 0], [0.5, 0])
+
+
+def test_the_hit_ratio_is_that_of_engines_that_tell() -> None:
+    bench = Bench()
+    bench.tell(0, stored(TOKENS[:20]))
+    for row in (0, 1):
+        request = bench.request(guess=bench.guess(10, 10))
+        bench.match(request)
+        bench.producer.pre_request(request, picked(bench.fleet, row))
+
+    assert value(bench.recorder, "kv_cache_index_hit_ratio_sum") == 0.5
+    assert value(bench.recorder, "kv_cache_index_hit_ratio_count") == 1
 
 
 def test_its_state_says_who_is_believed_and_what_they_hold() -> None:
