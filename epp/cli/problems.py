@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable
 
 from epp.config import Problem, Severity
+from epp.config.problems import MOST
 
 
 def print_problems(problems: Iterable[Problem]) -> None:
@@ -15,4 +16,5 @@ def print_problems(problems: Iterable[Problem]) -> None:
         print(problem, file=sys.stderr)
     errors = sum(p.severity is Severity.ERROR for p in found)
     if errors:
-        print(f"{errors} error{'s' if errors > 1 else ''}", file=sys.stderr)
+        count = f"{errors} error{'s' if errors > 1 else ''}"
+        print(f"at least {count}" if errors == MOST else count, file=sys.stderr)

@@ -60,7 +60,7 @@ def decode_params(
 
 
 def inspect_params(cls: type[Plugin]) -> None:
-    """Do now what decoding this plugin's parameters for the first time takes 0.3 ms for."""
+    """Do now what decoding this plugin's parameters for the first time takes 0.3 ms for. Raises anything for a bad class."""
     _shape_of(cls.Params)
     _fields_of(cls.Params)
 

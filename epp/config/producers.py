@@ -118,6 +118,8 @@ class DataFlow:
             message += f" (there is {', '.join(sources)})"
         elif producer in self._draft.specs:
             message += f'; "{producer}" is of another type'
+        elif not producer:
+            message += "; keys are KIND/PRODUCER"
         else:
             message += f'; add a plugin named "{producer}"{did_you_mean(producer, self._draft.specs)}'
         self._draft.problems.error(reader.place, message)

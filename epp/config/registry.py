@@ -151,4 +151,8 @@ def _checked(loaded: object, reference: str) -> type[Plugin]:
         raise ConfigError(f"{reference} is not a subclass of epp.api.Plugin")
     if not isinstance(getattr(loaded, "type", None), str):
         raise ConfigError(f'{reference} has no type: set `type = "..."` in the class')
+    try:
+        inspect_params(loaded)
+    except Exception as error:
+        raise ConfigError(f"{reference}.Params is not a msgspec struct that can be read: {error!r}") from error
     return loaded

@@ -11,3 +11,12 @@ class ThirdPartyScorer(FlatScorer):
 
 class NotAPlugin:
     type = "not-a-plugin"
+
+
+class WithPlainParams(ThirdPartyScorer):
+    """Its author has forgotten `msgspec.Struct`."""
+
+    type = "plain-params-scorer"
+
+    class Params:  # type: ignore[assignment]
+        limit: int = 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from epp.cli import main
@@ -37,6 +39,17 @@ def test_the_environment_enables_the_latency_predictor_for_every_command_that_re
     assert _uncommented(by_environment) == _uncommented(by_flag)
     assert refused == 2
     assert "environment variable ENABLE_LATENCY_PREDICTOR: 'perhaps'" in capsys.readouterr().err
+
+
+def test_problems_are_listed_up_to_a_number_and_said_to_be_more(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "epp.yaml"
+    path.write_text("plugins:\n" + "- {}\n" * 300)
+
+    assert main(["check", str(path)]) == 2
+
+    assert capsys.readouterr().err.splitlines()[-1] == "at least 200 errors"
 
 
 def _uncommented(text: str) -> list[str]:

@@ -230,6 +230,10 @@ def test_producers_keep_configuration_order_where_data_do_not_say_otherwise() ->
             ),
         ),
         (
+            "[{type: queue-scorer}, {type: producer, parameters: {consumes: [prefix]}}]",
+            '3:33: plugins[1]: "producer" reads prefix, which no plugin publishes; keys are KIND/PRODUCER',
+        ),
+        (
             (
                 "[{type: prefix-cache-scorer, parameters: {producerName: mine2}}, "
                 "{name: mine1, type: approx-prefix-cache-producer}]"

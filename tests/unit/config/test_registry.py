@@ -72,6 +72,13 @@ def test_a_class_can_be_named_in_the_configuration() -> None:
             f'module {MODULE} has no class ThirdPartyScore; did you mean "ThirdPartyScorer"?',
         ),
         (f"{MODULE}:NotAPlugin", f"{MODULE}:NotAPlugin is not a subclass of epp.api.Plugin"),
+        (
+            f"{MODULE}:WithPlainParams",
+            (
+                f"{MODULE}:WithPlainParams.Params is not a msgspec struct that can be read: "
+                "TypeError('Must be called with a struct type or instance')"
+            ),
+        ),
         ("epp.api:Scorer", 'epp.api:Scorer has no type: set `type = "..."` in the class'),
     ],
 )
