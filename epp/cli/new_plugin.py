@@ -31,16 +31,15 @@ def new_plugin(arguments: Sequence[str]) -> int:
         _check_name(options.name, make_registry())
         files = _files(options.name, options.kind)
         _check_folder(folder, files)
-    except (_Refused, ConfigError) as error:
-        print(f"epp new-plugin: {error}", file=sys.stderr)
-        return 2
-    try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
             # "x": a file that has come about meanwhile is not overwritten either.
             with (folder / name).open("x", encoding="utf-8") as file:
                 file.write(text)
             print(folder / name)
+    except (_Refused, ConfigError) as error:
+        print(f"epp new-plugin: {error}", file=sys.stderr)
+        return 2
     except OSError as error:
         print(f"epp new-plugin: cannot write {error.filename}: {error.strerror}", file=sys.stderr)
         return 1

@@ -115,9 +115,12 @@ def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path, capsys: py
     assert "is not a folder" in capsys.readouterr().err
 
 
-def test_a_folder_that_cannot_be_made_is_status_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("folder", ["file/inner", "a" * 300])
+def test_a_folder_that_cannot_be_made_is_status_1(
+    folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "file").touch()
 
-    assert main(["new-plugin", "my-scorer", "--out", str(tmp_path / "file" / "inner")]) == 1
+    assert main(["new-plugin", "my-scorer", "--out", str(tmp_path / folder)]) == 1
 
     assert "cannot write" in capsys.readouterr().err
