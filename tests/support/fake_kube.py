@@ -213,13 +213,6 @@ class FakeKube:
             return _status(404, "NotFound")
         if request.method == "PUT":
             return web.json_response(self.put(collection, await request.json()))
-        if request.method == "PATCH":
-            patched = {**self.objects[collection][name], **await request.json()}
-            patched["metadata"] = {**self.objects[collection][name]["metadata"], **patched.get("metadata", {})}
-            return web.json_response(self.put(collection, patched))
-        if request.method == "DELETE":
-            self.drop(collection, name)
-            return web.json_response({"kind": "Status", "status": "Success"})
         return web.json_response(self.objects[collection][name])
 
     def _list(self, request: web.Request, collection: str) -> web.Response:

@@ -28,7 +28,6 @@ RawObject: TypeAlias = msgspec.Raw
 
 REQUEST_TIMEOUT_S: Final = 30.0
 CONNECT_TIMEOUT_S: Final = 5.0
-MERGE_PATCH: Final = "application/merge-patch+json"
 _JSON: Final = "application/json"
 _MAX_EVENT_BYTES: Final = 16 << 20  # etcd holds objects of 1.5 MiB
 
@@ -86,39 +85,18 @@ class Api:
         if self._client is not None:
             await self._client.close()
 
-    @property
-    def server(self) -> str:
-        """The server's URL."""
-        assert self._client is not None
-        return str(self._client.configuration.host)
-
     # --- one object ------------------------------------------------------------------------------------------------------
 
-    async def get(self, resource: Resource, name: str = "", *, subresource: str = "") -> dict[str, Any]:
-        rule = _rule(resource, "get", subresource)
-        return await self._json("GET", resource.path(name, subresource), rule)
+    async def get(self, resource: Resource, name: str) -> dict[str, Any]:
+        return await self._json("GET", resource.path(name), _rule(resource, "get"))
 
-    async def create(self, resource: Resource, body: Mapping[str, Any], *, subresource: str = "") -> dict[str, Any]:
+    async def create(self, resource: Resource, body: Mapping[str, Any]) -> dict[str, Any]:
         """The object as the server has made it. Reviews are created, too: their answer is the status."""
-        return await self._json("POST", resource.path(), _rule(resource, "create", subresource), body)
+        return await self._json("POST", resource.path(), _rule(resource, "create"), body)
 
-    async def replace(
-        self, resource: Resource, name: str, body: Mapping[str, Any], *, subresource: str = ""
-    ) -> dict[str, Any]:
+    async def replace(self, resource: Resource, name: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Raises Conflict when `body` is of an older resourceVersion."""
-        rule = _rule(resource, "update", subresource)
-        return await self._json("PUT", resource.path(name, subresource), rule, body)
-
-    async def patch(
-        self, resource: Resource, name: str, body: Mapping[str, Any], *, subresource: str = ""
-    ) -> dict[str, Any]:
-        """A JSON merge patch (RFC 7396)."""
-        rule = _rule(resource, "patch", subresource)
-        path = resource.path(name, subresource)
-        return await self._json("PATCH", path, rule, body, content_type=MERGE_PATCH)
-
-    async def delete(self, resource: Resource, name: str) -> None:
-        await self._json("DELETE", resource.path(name), _rule(resource, "delete"))
+        return await self._json("PUT", resource.path(name), _rule(resource, "update"), body)
 
     async def fetch(self, path: str) -> dict[str, Any]:
         """Any page that is a JSON object, such as /version or /apis."""
@@ -185,10 +163,8 @@ class Api:
 
     # --- requests --------------------------------------------------------------------------------------------------------
 
-    async def _json(
-        self, method: str, path: str, rule: Rule, body: Mapping[str, Any] | None = None, *, content_type: str = _JSON
-    ) -> dict[str, Any]:
-        async with self._answer(method, path, rule, body=body, content_type=content_type) as response:
+    async def _json(self, method: str, path: str, rule: Rule, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        async with self._answer(method, path, rule, body=body) as response:
             read = await _read(response, rule)
         try:
             return _objects.decode(read)
@@ -203,12 +179,11 @@ class Api:
         *,
         query: Mapping[str, str] | None = None,
         body: Mapping[str, Any] | None = None,
-        content_type: str = _JSON,
         timeout: aiohttp.ClientTimeout | None = None,
         answer_s: float = REQUEST_TIMEOUT_S,
     ) -> _Answer:
         url = path + ("?" + urlencode(query) if query else "")
-        return _Answer(self, method, url, rule, body, content_type, timeout, answer_s)
+        return _Answer(self, method, url, rule, body, timeout, answer_s)
 
     async def _renew(self, before: ApiClient | None) -> ApiClient:
         """The client, with credentials read anew unless somebody has done that since `before` was in use."""
@@ -238,7 +213,6 @@ class _Answer:
         url: str,
         rule: Rule,
         body: Mapping[str, Any] | None,
-        content_type: str,
         timeout: aiohttp.ClientTimeout | None,
         answer_s: float,
     ) -> None:
@@ -247,7 +221,6 @@ class _Answer:
         self._url = url
         self._rule = rule
         self._body = body
-        self._content_type = content_type
         self._timeout = timeout or aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
         self._answer_s = answer_s
         self._response: aiohttp.ClientResponse | None = None
@@ -277,7 +250,7 @@ class _Answer:
     async def _send(self, client: ApiClient) -> aiohttp.ClientResponse:
         rule = self._rule
         what = f"{rule.verb} {rule.resource}"
-        headers = {"Accept": _JSON, "Content-Type": self._content_type, "User-Agent": client.user_agent}
+        headers = {"Accept": _JSON, "Content-Type": _JSON, "User-Agent": client.user_agent}
         try:
             await client.update_params_for_auth(headers, [], ["BearerToken"], self._url, self._method, None)
             async with asyncio.timeout(self._answer_s):
@@ -309,9 +282,8 @@ class _Untrusted(Unavailable):
     """The server's certificate is signed by nobody we know: perhaps the authority is a new one."""
 
 
-def _rule(resource: Resource, verb: str, subresource: str = "") -> Rule:
-    named = f"{resource.plural}/{subresource}" if subresource else resource.plural
-    return Rule(resource.group, named, verb, resource.namespace)
+def _rule(resource: Resource, verb: str) -> Rule:
+    return Rule(resource.group, resource.plural, verb, resource.namespace)
 
 
 def _status(code: int, body: bytes) -> Status:

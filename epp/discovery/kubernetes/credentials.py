@@ -34,13 +34,6 @@ class Source(msgspec.Struct, frozen=True):
     environ: Mapping[str, str] = os.environ
     service_account_dir: Path = SERVICE_ACCOUNT_DIR
 
-    def namespace(self) -> str:
-        """The namespace of the Pod that this process runs in; "" outside of a cluster."""
-        try:
-            return (self.service_account_dir / "namespace").read_text().strip()
-        except OSError:
-            return ""
-
 
 async def load(source: Source) -> Configuration:
     """Read everything again: a token, a certificate and the address may be others than before. Raises CredentialsError."""

@@ -16,13 +16,14 @@ class Resource(msgspec.Struct, frozen=True):
     plural: str
     namespace: str = ""
 
-    def path(self, name: str = "", subresource: str = "") -> str:
-        """Of all of them, of one, or of a part of one (such as `status`)."""
+    def path(self, name: str = "") -> str:
+        """Of all of them, or of one."""
         parts = ["api" if not self.group else "apis/" + self.group, self.version]
         if self.namespace:
             parts += ["namespaces", quote(self.namespace, safe="")]
         parts.append(self.plural)
-        parts += [quote(part, safe="") for part in (name, subresource) if part]
+        if name:
+            parts.append(quote(name, safe=""))
         return "/" + "/".join(parts)
 
 
