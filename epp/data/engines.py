@@ -166,10 +166,7 @@ def _spec(engine: str, field: str, text: str) -> MetricSpec | None:
 
 
 class Engines:
-    """All known engines, and the rule that finds an endpoint's: its label, else the default one.
-
-    A label that names no known engine means the default one, as in the Go EPP.
-    """
+    """All known engines, and the rule that finds an endpoint's: its label, else the default one."""
 
     def __init__(self, engines: Iterable[Engine], *, default: str, label_keys: tuple[str, ...]) -> None:
         self._by_name = {engine.name: engine for engine in engines}
@@ -180,12 +177,9 @@ class Engines:
         self.label_keys = label_keys
 
     def of_labels(self, labels: Mapping[str, str]) -> Engine | None:
-        """The engine that an endpoint's labels name (the default one for an unknown name); None when no label does."""
-        for key in self.label_keys:
-            name = labels.get(key)
-            if name:
-                return self._by_name.get(name, self.default)
-        return None
+        """The engine that an endpoint's labels name; None when no label does, or none that is known."""
+        engines = (self._by_name.get(labels.get(key, "")) for key in self.label_keys)
+        return next((engine for engine in engines if engine is not None), None)
 
     def detect(self, page: bytes) -> Engine | None:
         """The first engine, in the order of configuration, one of whose load families stands at a line start of `page`."""

@@ -87,11 +87,11 @@ class PrecisePrefixCacheProducer(DataProducer, PreRequest, ResponseComplete, End
 
     Every endpoint's socket is `socketPort` plus its rank, or what the server names where that is 0; with `zmqEndpoint` and
     without `discoverPods`, engines connect to one socket here, and their topics name them. Accepted without effect:
-    `podCacheSize` (holders of a block are not limited), `concurrency`, `enableMetrics`, `metricsLoggingInterval`,
-    `podLabelSelector`, `podNamespace`, costAwareMemoryConfig and redisConfig (the index is in memory); `blockSizeTokens`
-    counts only until an engine has told its own. Differs from the Go EPP's producer, which cuts sums of weights to whole
-    blocks, keeps ten holders of a block, and neither notices restarts without a replay socket nor believes a replay whose
-    beginning is gone.
+    `podCacheSize` (holders of a block are not limited), `engineType` (events of both are told by their form),
+    `concurrency`, `enableMetrics`, `metricsLoggingInterval`, `podLabelSelector`, `podNamespace`, costAwareMemoryConfig and
+    redisConfig (the index is in memory); `blockSizeTokens` counts only until an engine has told its own. Differs from the Go
+    EPP's producer, which cuts sums of weights to whole blocks, keeps ten holders of a block, and neither notices restarts
+    without a replay socket nor believes a replay whose beginning is gone.
     """
 
     type = "precise-prefix-cache-producer"

@@ -103,7 +103,8 @@ def test_an_unknown_default_engine_is_refused() -> None:
         ({"llm-d.ai/engine-type": "sglang"}, "sglang"),
         ({"inference.networking.k8s.io/engine-type": "triton"}, "triton"),
         ({"llm-d.ai/engine-type": "sglang", "inference.networking.k8s.io/engine-type": "triton"}, "sglang"),
-        ({"llm-d.ai/engine-type": "unheard-of"}, "vllm"),
+        ({"llm-d.ai/engine-type": "unheard-of"}, None),
+        ({"llm-d.ai/engine-type": "unheard-of", "inference.networking.k8s.io/engine-type": "triton"}, "triton"),
     ],
 )
 def test_labels_name_the_engine(labels: dict[str, str], name: str | None) -> None:
