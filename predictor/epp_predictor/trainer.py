@@ -276,6 +276,8 @@ class _Judgement:
 
 
 _WARM_UP: Final = 400
+_WARM_UP_OF_EACH: Final = 50
+"""Of an endpoint that is sent less, or nothing for a while, because it is slow: with none it would be taken for a usual one."""
 _MOST_ERROR: Final = 1.0
 """No sample's log error counts more: a few absurd latencies must not decide."""
 _SMALL_ERROR: Final = 0.3
@@ -284,15 +286,24 @@ _MOST_EQUAL: Final = 0.5
 
 
 def _judge(model: Model, older: Floats, newest: Floats, target: str) -> _Judgement:
-    warm_up = older[-_WARM_UP:]
+    warm_up = _warm_up(older)
     rows = np.concatenate((warm_up, newest))
     base = model.base_ms(rows[:, FIRST_FEATURE:])[0][0]
     return _followed(np.log(rows[:, OBSERVED[target]] / base), rows[:, ENDPOINT].astype(np.intp), len(warm_up))
 
 
+def _warm_up(older: Floats) -> Floats:
+    """The newest of all, and of each endpoint. `older`: the oldest first."""
+    chosen = np.zeros(len(older), dtype=np.bool_)
+    chosen[-_WARM_UP:] = True
+    for endpoint in np.unique(older[:, ENDPOINT]):
+        chosen[np.flatnonzero(older[:, ENDPOINT] == endpoint)[-_WARM_UP_OF_EACH:]] = True
+    return older[chosen]
+
+
 def _error_of_constant(older: Floats, newest: Floats, target: str) -> float:
     """What the median of all would be worth, with offsets that follow the endpoints just the same."""
-    warm_up = older[-_WARM_UP:]
+    warm_up = _warm_up(older)
     rows = np.concatenate((warm_up, newest))
     middle = float(np.median(older[:, OBSERVED[target]]))
     ratios = np.log(rows[:, OBSERVED[target]] / middle)
