@@ -89,7 +89,8 @@ class Limits:
     keepalive_timeout_s: float = 20.0
     """From that PING to any byte; then the peer counts as gone."""
     write_stall_timeout_s: float = 60.0
-    """Output waits and the peer takes none of it (zero window or full socket). An ended connection is cut off after as long."""
+    """Output waits and the peer takes none of it (closed window of the connection or full socket).
+    An ended connection is cut off after as long."""
     drain_grace_s: float = 1.0
     """From the first GOAWAY to the last one, should the PING between them not be answered."""
 

@@ -16,6 +16,7 @@ from typing import Final, cast
 
 from google.protobuf.message import DecodeError, Message
 
+from epp.api import host_port
 from epp.http2 import Application, Connection, GrpcStream, Limits, Status, StreamHandler
 from epp.server.gen import health_pb2
 from epp.server.health import EXT_PROC_SERVICE, HEALTH_SERVICE, HealthState
@@ -301,9 +302,15 @@ class _LeanProtocol(asyncio.Protocol, Application):
             self._transport.write(output)
         if self.http2.closed and not self._transport.is_closing():
             if self.http2.error is not None:
-                _log.warning("connection failed", extra={"fields": {"problem": str(self.http2.error)}})
+                _log.warning(
+                    "connection failed", extra={"fields": {"peer": self._peer(), "problem": str(self.http2.error)}}
+                )
             self._transport.close()
             self._abort_if_not_taken()
+
+    def _peer(self) -> str:
+        address = self._transport.get_extra_info("peername")
+        return host_port(*address[:2]) if address else ""
 
     def _abort_if_not_taken(self) -> None:
         # `close` waits without end for a client that does not take the last words.

@@ -13,6 +13,7 @@ import grpc
 import pytest
 from hpack import Encoder
 
+from epp.api import host_port
 from epp.http2 import Limits
 from epp.http2.frames import DATA, END_HEADERS, HEADERS, PING_HEADER, PREFACE, frame, settings
 from epp.server.health import HealthState
@@ -93,6 +94,7 @@ async def test_a_client_that_never_reads_is_cut_off_and_told_of_once(caplog: pyt
     server = LeanServer(HealthState(), limits=Limits(max_pings_per_window=10**9, write_stall_timeout_s=3.0))
     await server.start("127.0.0.1", 0)
     _, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=1)
+    address = host_port(*writer.get_extra_info("sockname"))
     writer.write(PREFACE + settings([]))
 
     with pytest.raises(ConnectionError), caplog.at_level(logging.WARNING):
@@ -100,7 +102,8 @@ async def test_a_client_that_never_reads_is_cut_off_and_told_of_once(caplog: pyt
 
     await server.stop(grace_s=0)
     writer.close()
-    assert [r.message for r in caplog.records] == ["connection failed"]
+    (record,) = caplog.records
+    assert (record.message, record.__dict__["fields"]["peer"]) == ("connection failed", address)
 
 
 async def test_a_client_that_says_nothing_in_tls_is_cut_off_by_the_limit_for_handshakes() -> None:
