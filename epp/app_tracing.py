@@ -75,17 +75,20 @@ def make_traces(flag: bool | None, environ: Mapping[str, str]) -> Traces | None:
         provider = TracerProvider(
             sampler=_sampler(environ), resource=Resource.create(_resource(environ)), shutdown_on_exit=False
         )
+        traces = Traces(provider)
         provider.add_span_processor(BatchSpanProcessor(exporter))
     except ModuleNotFoundError as error:
         if not (error.name or "").startswith("opentelemetry"):
             raise
         _log.warning("traces are asked for, but OpenTelemetry is not installed: %s", HOW_TO_GET)
         return None
-    except ValueError as error:
-        _log.warning("traces are not recorded: %s", error)  # no reason not to serve
+    except (
+        Exception
+    ) as error:  # OpenTelemetry reads the environment, too, and raises what it likes: no reason not to serve
+        _log.warning("traces are not recorded: %s", str(error) or type(error).__name__)
         return None
     log_event(_log, INFO, "tracing", exporter=where, sampler=provider.sampler.get_description())
-    return Traces(provider)
+    return traces
 
 
 def _exporter(environ: Mapping[str, str]) -> tuple[SpanExporter, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping
@@ -260,6 +261,20 @@ def test_an_environment_that_cannot_be_used_is_told_and_requests_are_served(
 
     [name] = environ
     assert name in caplog.text
+
+
+@pytest.mark.parametrize(("name", "value"), [("OTEL_PROPAGATORS", "b3"), ("OTEL_EXPORTER_OTLP_COMPRESSION", "zip")])
+def test_what_opentelemetry_itself_cannot_use_is_told_and_requests_are_served(name: str, value: str) -> None:
+    """It reads the environment while it is being imported, so it takes a process of its own."""
+    program = "import os; from epp.app_tracing import make_traces; assert make_traces(True, os.environ) is None"
+
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env={**os.environ, name: value}
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert "traces are not recorded: " in done.stderr
+    assert value in done.stderr
 
 
 @pytest.mark.parametrize(
