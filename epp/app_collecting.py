@@ -69,7 +69,8 @@ def make_collecting(
         types.append(source.type)
         if engines is not None:
             metrics = collector
-    _warn_of_staleness(options, pipeline)
+    if metrics is not None:
+        _warn_of_staleness(metrics.longest_interval_s, pipeline)
     return Collecting(tuple(collectors), tuple(types), metrics)
 
 
@@ -144,16 +145,16 @@ def _is_default(plugin: Plugin) -> bool:
     return bool(plugin.params == type(plugin).Params())
 
 
-def _warn_of_staleness(options: RunOptions, pipeline: Pipeline) -> None:
+def _warn_of_staleness(interval_s: float, pipeline: Pipeline) -> None:
     """A detector that takes idle endpoints for full ones would refuse requests that they could serve."""
-    idle_s = options.idle_metrics_interval_s
     for plugin in pipeline.plugins.values():
         stale_s = getattr(plugin, "stale_after_s", None)
-        if isinstance(stale_s, float) and idle_s >= stale_s:
+        if isinstance(stale_s, float) and interval_s >= stale_s:
             _log.warning(
-                "--idle-metrics-interval is %g s, and %s takes metrics older than %g s for a full endpoint:"
-                " idle endpoints will count as full",
-                idle_s,
+                "endpoints may be read only every %g s (--refresh-metrics-interval, --idle-metrics-interval, interval of"
+                " the data source), and %s takes metrics older than %g s for a full endpoint: raise its"
+                " metricsStalenessThreshold",
+                interval_s,
                 plugin.name,
                 stale_s,
             )

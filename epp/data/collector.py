@@ -83,7 +83,8 @@ class Collector:
         self._token: Callable[[], str] = BearerToken(path, clock) if path else str
         if idle_interval_s <= interval_s:
             idle_interval_s = 0.0
-        self.least_age_s = LEAST_READINGS * max(interval_s, idle_interval_s)  # what is younger is not old
+        self.longest_interval_s = max(interval_s, idle_interval_s)
+        self.least_age_s = LEAST_READINGS * self.longest_interval_s  # what is younger is not old
         stale_s = math.inf if stale_after_s is None else max(stale_after_s, self.least_age_s)
         self.errors = SourceErrors()
         self._shared = Shared(

@@ -197,6 +197,26 @@ async def test_the_old_flags_name_metrics_where_and_how_they_are_read() -> None:
             assert server.requests[0].startswith(b"GET /elsewhere ")
 
 
+@pytest.mark.parametrize(
+    ("options", "source"),
+    [
+        ({"refresh_metrics_interval_s": 1.0}, ""),
+        ({"idle_metrics_interval_s": 1.0}, ""),
+        ({}, "- {type: metrics-data-source, parameters: {interval: 1s}}\n"),
+    ],
+)
+async def test_a_detector_that_would_take_every_reading_for_too_old_is_told_of(
+    options: dict[str, float], source: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It would count idle servers as full, and refuse what they could serve."""
+    async with serving(page(b"")) as server:
+        async with running(f"plugins:\n- {{type: queue-scorer}}\n{PROFILE}", server):
+            assert "metricsStalenessThreshold" not in caplog.text
+        async with running(f"plugins:\n- {{type: queue-scorer}}\n{source}{PROFILE}", server, **options):
+            assert "every 1 s" in caplog.text
+            assert "utilization-detector takes metrics older than 0.2 s for a full endpoint" in caplog.text
+
+
 async def test_servers_that_are_read_seldom_are_ready_all_the_time() -> None:
     async with (
         serving(page(b"vllm:num_requests_waiting 0\n")) as server,
