@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -235,6 +236,36 @@ async def test_the_context_that_is_named_counts_and_not_the_current_one(tmp_path
 
     assert [c.host for c in (current, named)] == ["http://one.example.com", "http://two.example.com"]
     assert (await named.auth_settings())["BearerToken"]["value"] == "Bearer token of two"
+
+
+async def test_while_a_helper_program_fails_the_credentials_of_before_count(kube: FakeKube, tmp_path: Path) -> None:
+    """To go on as nobody would be told 403, after which no credentials are read again."""
+    path, answer = kube.kubeconfig(tmp_path), tmp_path / "credential.json"
+    config = yaml.safe_load(path.read_text())
+    of_client_go = "client.authentication.k8s.io/v1"
+    config["users"][0]["user"] = {"exec": {"apiVersion": of_client_go, "command": "cat", "args": [str(answer)]}}
+    path.write_text(yaml.safe_dump(config))
+    source = Source(str(path), environ={})
+    with pytest.raises(CredentialsError, match="exec names gave no credentials"):
+        await load(source)
+
+    def say(token: str) -> None:
+        answer.write_text(
+            json.dumps({"apiVersion": of_client_go, "kind": "ExecCredential", "status": {"token": token}})
+        )
+
+    say(kube.token)
+    api = await Api.connect(source)
+    try:
+        kube.token = "another"
+        answer.unlink()
+        with pytest.raises(Unauthorized):
+            await api.page(PODS)
+
+        say(kube.token)
+        await api.page(PODS)
+    finally:
+        await api.close()
 
 
 async def test_where_nothing_is_known_the_error_says_what_to_give(tmp_path: Path) -> None:

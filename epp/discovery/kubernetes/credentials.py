@@ -70,7 +70,7 @@ async def _load_kubeconfig(configuration: Configuration, files: str, context: st
     if not _any_file(files):
         raise CredentialsError(f"kubeconfig {files or '~/.kube/config'}: there is no such file")
     try:
-        await config.load_kube_config(
+        loader = await config.load_kube_config(
             files, context=context or None, client_configuration=configuration, persist_config=False
         )
     except (config.ConfigException, yaml.YAMLError) as error:
@@ -78,6 +78,10 @@ async def _load_kubeconfig(configuration: Configuration, files: str, context: st
     # The client reads a document that a person has written, and lets through whatever it stumbles over.
     except Exception as error:
         raise CredentialsError(f"kubeconfig {files}: this is no kubeconfig: {type(error).__name__}: {error}") from error
+    user = loader._user
+    # The client logs why a helper has failed and goes on as nobody, whom a server tells 403 and not 401.
+    if user is not None and "exec" in user and not (configuration.api_key or configuration.cert_file):
+        raise CredentialsError(f"kubeconfig {files}: the program that its user's exec names gave no credentials")
 
 
 def _any_file(paths: str) -> bool:
