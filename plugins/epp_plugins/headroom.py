@@ -39,7 +39,7 @@ class Headroom(msgspec.Struct, frozen=True):
 
 
 def headroom_of(prediction: LatencyPrediction | None, candidates: Candidates) -> Headroom | None:
-    """None where nothing is predicted for any candidate."""
+    """None where no candidate has a prediction of all that is predicted."""
     if prediction is None:
         return None
     rows = candidates.rows
@@ -55,7 +55,8 @@ def headroom_of(prediction: LatencyPrediction | None, candidates: Candidates) ->
         return None
     ttft = _target(ttft_ms, ttft_known, np.full(len(rows), prediction.ttft_slo_ms))
     tpot = _target(tpot_ms, tpot_known, prediction.tpot_budget_ms[rows])
-    return Headroom(ttft[0], tpot[0], ttft[1], tpot[1], ttft[2] & tpot[2])
+    predicted = ttft[2] & tpot[2]
+    return Headroom(ttft[0], tpot[0], ttft[1], tpot[1], predicted) if predicted.any() else None
 
 
 def from_0_to_1(headroom_ms: Floats, predicted_ms: Floats, *, most: bool) -> Floats | None:

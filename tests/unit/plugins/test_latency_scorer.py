@@ -148,7 +148,11 @@ LOADS = {KV_CACHE_USAGE: [0.5, 0.25, 0.0], WAITING_REQUESTS: [0.0, 2.0, 4.0]}
         ),
     ],
 )
-@pytest.mark.parametrize("told", [None, prediction([nan, nan, nan], ttft_slo_ms=1)], ids=["none", "of nobody"])
+@pytest.mark.parametrize(
+    "told",
+    [None, prediction([nan, nan, nan], ttft_slo_ms=1), prediction([100, nan, nan], [nan, 10, nan], ttft_slo_ms=1)],
+    ids=["none", "of nobody", "of nobody whole"],
+)
 def test_without_predictions_a_composite_decides(
     told: LatencyPrediction | None, parameters: dict[str, object], expected: list[float]
 ) -> None:
