@@ -468,6 +468,10 @@ def test_gke_is_told_which_pickers_it_should_prefer(rendered: Mapping[str, Rende
             gie(tokenizer={"enabled": True, "modelName": "m"}, latencyPredictor=SIDECARS),
             "latencyPredictor: port 8000 is that of tokenizer.port, too",
         ),
+        (
+            gie(latencyPredictor={**TWO_SERVERS, "predictionServers": {"count": 2, "startPort": 9001}}),
+            "latencyPredictor: port 9002 is that of ext_proc, too",
+        ),
         (gie(sidecar={"enabled": True, "proxyType": "agentgateway"}), "agentgateway: it routes without an InferencePool"),
         ({**gie(endpointsServer=NO_POOL), "inferenceObjectives": [{"name": "a", "priority": 1}]}, "none is created"),
         ({"inferencePool": {**LABELS["inferencePool"], "targetPorts": [{"number": 1}] * 9}}, "maxItems: got 9, want 8"),

@@ -49,7 +49,7 @@
     {{- fail "autoscaling: the groups of preferredBackends have sizes of their own" -}}
   {{- end -}}
 {{- end -}}
-{{- $taken := dict -}}
+{{- $taken := dict (toString $epp.port) "ext_proc" (toString $epp.healthPort) "health checks" (toString $epp.metricsPort) "the metrics" -}}
 {{- if .tokenizer.enabled -}}{{- $_ := set $taken (toString .tokenizer.port) "tokenizer.port" -}}{{- end -}}
 {{- if eq .prediction.mode "sidecars" -}}
   {{- $servers := list -}}
