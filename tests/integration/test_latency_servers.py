@@ -367,6 +367,9 @@ async def test_samples_go_to_the_training_server(world: World) -> None:
             {"predictionServerUrl": "localhost:8001"},
             "predictionServerUrl: expected http://HOST:PORT, got 'localhost:8001'",
         ),
+        ({"predictionServerUrl": "http://a:x"}, "predictionServerUrl: expected http://HOST:PORT, got 'http://a:x'"),
+        ({"predictionServerUrl": "http://a:1,http://b:99999"}, "expected http://HOST:PORT, got 'http://b:99999'"),
+        ({"trainingServerUrl": "http://[::1"}, r"trainingServerUrl: expected http://HOST:PORT, got 'http://\[::1'"),
         ({"trainingServerUrl": "http://a:1,http://b:1"}, "trainingServerUrl: expected one URL, got 2"),
     ],
 )

@@ -13,10 +13,17 @@ def urls(text: str, *, parameter: str) -> tuple[str, ...]:
     """URLs with commas between them. Raises ConfigError that names `parameter`."""
     found = tuple(part.strip() for part in text.split(",") if part.strip())
     for url in found:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if not _is_server(url):
             raise ConfigError(f"{parameter}: expected http://HOST:PORT, got {url!r}")
     return found
+
+
+def _is_server(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # the port is no port, or an IPv6 address lacks a bracket
+        return False
 
 
 def prediction_client(
