@@ -92,7 +92,7 @@ class Limits:
     """Output waits and the peer takes none of it (closed window of the connection or full socket).
     An ended connection is cut off after as long."""
     drain_grace_s: float = 1.0
-    """From the first GOAWAY to the last one, should the PING between them not be answered."""
+    """From the first GOAWAY to the last one, should the PING between them not be answered; 0 s: none is waited for."""
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -69,6 +69,9 @@ def print_comparison(console: Console, old: Results, new: Results) -> None:
             cells.append(_change(row.metric, before, after))
         if any(cells):
             table.add_row(row.title, *cells)
+    if not table.row_count:
+        console.print("the two runs have no figure in common")
+        return
     console.print(table)
     console.print(
         "Runs at different times differ by what else the machine did: compare the echoes first.", highlight=False
