@@ -113,7 +113,8 @@ class LatencyMetrics:
         )
         learnt = metrics.counter(
             "llm_epp_latency_observations_total",
-            "Latencies that were learnt from; censored: of requests that were given up, so that they are lower bounds.",
+            "Latencies that were observed (learnt from, up to maxLearntPerSec); censored: of requests that were given up, "
+            "so that they are lower bounds.",
             ("plugin_name", "target", "censored"),
         )
         unlearned = metrics.counter(
