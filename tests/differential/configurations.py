@@ -366,6 +366,19 @@ JUDGED: Final[dict[str, Config]] = {
         "plugins": [plugin("queue-scorer"), plugin("disagg-profile-handler")],
         "schedulingProfiles": [profile("queue-scorer", name="prefill"), profile("queue-scorer", name="encode")],
     },
+    "decider by its old and by its new name": {
+        **S4,
+        "plugins": [
+            p
+            if p["type"] != "disagg-profile-handler"
+            else plugin(
+                "disagg-profile-handler",
+                deciders={"prefill": "prefix-based-pd-decider"},
+                prefillDeciderPluginName="prefix-based-pd-decider",
+            )
+            for p in S4["plugins"]
+        ],
+    },
     "match weight above one": simple(
         "prefix-cache-scorer", extra=(plugin("prefix-cache-scorer", matchLengthWeight=1.5),)
     ),

@@ -29,6 +29,10 @@ from epp_plugins.stage_headers import set_stage_headers
 
 Results = Mapping[str, ProfileResult | None]
 
+_DEPRECATED: Final = (
+    *("decode_profile", "prefill_profile", "encode_profile"),
+    *("prefill_decider_plugin_name", "encode_decider_plugin_name", "decider_plugin_name"),
+)
 _UNAVAILABLE: Final = "a stage of this request found no endpoint"
 
 
@@ -78,6 +82,9 @@ class DisaggProfileHandler(ProfileHandler, PreRequest):
     def __init__(self, params: Any, handle: Handle) -> None:
         super().__init__(params, handle)
         settings = self.settings(params)
+        nested = settings.profiles != Stages() or settings.deciders != Deciders()
+        if nested and any(getattr(settings, name) for name in _DEPRECATED):
+            raise ConfigError("profiles and deciders cannot be written beside their deprecated names, as decodeProfile")
         self._order = settings.stage_order
         self._refuses = settings.on_stage_unavailable == "refuse"
         self._stages = _stages(settings)

@@ -204,6 +204,15 @@ def test_the_deprecated_parameters_mean_the_same() -> None:
     assert set(DisaggProfileHandler.refers_to(new.params)) == {"deciders.prefill"}
 
 
+@pytest.mark.parametrize("nested", [{"profiles": {"decode": "d"}}, {"deciders": {"prefill": "p"}}])
+def test_deprecated_parameters_beside_present_ones_are_refused(nested: dict[str, dict[str, str]]) -> None:
+    """One of them would be ignored."""
+    handle = msgspec.structs.replace(make_handle(), plugins={"p": Fixed(True)})
+
+    with pytest.raises(ConfigError, match="cannot be written beside their deprecated names"):
+        make_plugin(DisaggProfileHandler, handle=handle, decodeProfile="q", **nested)
+
+
 def test_prefill_first_with_a_prefill_decider_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"deciders\.prefill: with stageOrder prefill-first"):
         make_handler(stageOrder="prefill-first", deciders={"prefill": "p"})
