@@ -32,7 +32,7 @@ def plugins(arguments: Sequence[str]) -> int:
     except ConfigError as error:
         print(f"epp plugins: {error}", file=sys.stderr)
         return 2
-    handle = _handle()
+    handle = sample_handle()
     if options.type is None:
         return _list(registry, handle, as_json=options.json)
     try:
@@ -40,7 +40,7 @@ def plugins(arguments: Sequence[str]) -> int:
     except ConfigError as error:
         print(f"epp plugins: {_no_such(options.type, error)}", file=sys.stderr)
         return 2
-    print(_as_json(facts) if options.json else "\n".join(_described(facts, options.type)))
+    print(_as_json(facts) if options.json else "\n".join(described(facts, options.type)))
     return 0
 
 
@@ -52,13 +52,17 @@ def _list(registry: Registry, handle: Handle, *, as_json: bool) -> int:
             found.append(facts_of(name, registry, handle))
         except ConfigError as error:
             failures.append(error)
-    print(_as_json(found) if as_json else "\n".join(_listed(found)))
+    print(
+        _as_json(found)
+        if as_json
+        else "\n".join((*listed(found), "epp plugins TYPE shows parameters and data of one of them"))
+    )
     for failure in failures:
         print(f"epp plugins: {failure}", file=sys.stderr)
     return 2 if failures else 0
 
 
-def _handle() -> Handle:
+def sample_handle() -> Handle:
     """What a sample of a plugin is lent. Its logger stands alone: that a type is deprecated is said on the page."""
     log = logging.Logger("epp.plugins", logging.CRITICAL)
     return Handle("", Fleet(), monotonic, random.Random(0), log, Recorder(monotonic, process=False).plugin_metrics)
@@ -76,7 +80,7 @@ def _as_json(facts: PluginFacts | list[PluginFacts]) -> str:
 # --- pages ---------------------------------------------------------------------------------------------------------------
 
 
-def _listed(found: list[PluginFacts]) -> Iterator[str]:
+def listed(found: list[PluginFacts]) -> Iterator[str]:
     """One line each, under the kind that its users know it by first."""
     width = max((len(facts.type) for facts in found), default=0)
     for kind in sorted({facts.kinds[0] for facts in found}, key=kind_order):
@@ -85,7 +89,6 @@ def _listed(found: list[PluginFacts]) -> Iterator[str]:
             if facts.kinds[0] == kind:
                 yield f"  {facts.type:{width}}  {facts.summary}{_marks(facts)}"
         yield ""
-    yield "epp plugins TYPE shows parameters and data of one of them"
 
 
 def _marks(facts: PluginFacts) -> str:
@@ -99,7 +102,7 @@ def _marks(facts: PluginFacts) -> str:
     return f" ({', '.join(marks)})" if marks else ""
 
 
-def _described(facts: PluginFacts, asked: str) -> Iterator[str]:
+def described(facts: PluginFacts, asked: str) -> Iterator[str]:
     """One type, which was asked for by the name `asked`."""
     yield f"{facts.type}: {', '.join(facts.kinds)}"
     if facts.summary.lower() not in " ".join(facts.text.lower().split()):

@@ -151,8 +151,8 @@ def test_commands_that_are_not_run_are_still_on_a_page_and_targets_exist() -> No
 
 @pytest.fixture
 def plugin_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder on the path with the files of docs/plugins.md; what is imported from it is forgotten again."""
-    for name, text in files_of(BY_NAME["plugins.md"]).items():
+    """A folder on the path with the files of docs/writing-plugins.md; what is imported from it is forgotten again."""
+    for name, text in files_of(BY_NAME["writing-plugins.md"]).items():
         (tmp_path / name).write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
     before = set(sys.modules)
@@ -244,7 +244,7 @@ def test_the_pages_test_passes(plugin_files: Path) -> None:
     assert module.test_the_shortest_queue_is_best() is None
 
 
-# docs/plugins.md, "When it raises".
+# docs/writing-plugins.md, "When it raises".
 LOST: Final = {
     Screener: "screen",
     DataProducer: "produce",
@@ -335,6 +335,6 @@ def test_the_predictors_snippet_runs() -> None:
 
 
 def test_every_python_block_is_run_by_a_test() -> None:
-    ran = {"README.md": 1, "simulator.md": 1, "plugins.md": 5, "predictor.md": 1}
+    ran = {"README.md": 1, "simulator.md": 1, "writing-plugins.md": 5, "predictor.md": 1}
 
     assert {p.name: len(blocks(p, "python")) for p in PAGES if blocks(p, "python")} == ran

@@ -26,11 +26,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import epp.api.plugin as extension_points
 from epp.api import Endpoint, Fleet, Handle, Metric, Plugin
+from epp.app import make_registry
 from epp.cli.flags import NO_EFFECT
 from epp.cli.options import GROUPS
+from epp.cli.plugins import described, listed, sample_handle
 from epp.cli.quantity import format_bytes
 from epp.config import Registry
-from epp.config.catalogue import default_of, kind_order, kinds_of, paragraph_of, rule_of, sample
+from epp.config.catalogue import facts_of, kind_order, paragraph_of, sample
 from epp.discovery.kubernetes.discovery import WatchStatus
 from epp.http2 import Limits
 from epp.observability.catalogue import Catalogue
@@ -56,14 +58,18 @@ _METHODS_OF_ALL: Final = frozenset(("produces", "consumes", "refers_to"))
 # --- plugins -------------------------------------------------------------------------------------------------------------
 
 
-def plugin_table() -> str:
-    """Every in-tree type with its kind, parameters and rule, kinds in the order in which a request meets them."""
-    rows = sorted(BUILTIN.items(), key=lambda item: kind_order(kinds_of(item[1])[0]))
-    lines = ["| type | kind | parameters and defaults | rule |", "|---|---|---|---|"]
-    for type_name, cls in rows:
-        shown = f"`{type_name}`" + (" (experimental)" if cls.experimental else "")
-        lines.append(_row(shown, ", ".join(kinds_of(cls)), _parameters(cls), rule_of(cls)))
-    return _joined(lines)
+def plugin_catalogue() -> str:
+    """What `epp plugins` prints, and `epp plugins TYPE` for each in-tree type, in the same order."""
+    registry, handle = make_registry(), sample_handle()
+    found = sorted((facts_of(name, registry, handle) for name in BUILTIN), key=lambda f: kind_order(f.kinds[0]))
+    blocks = [_text(listed(found))]
+    for facts in found:
+        blocks += [f"### {facts.type}", _text(described(facts, facts.type))]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _text(lines: Iterable[str]) -> str:
+    return "\n".join(["```text", "\n".join(lines).rstrip(), "```"])
 
 
 def former_table() -> str:
@@ -76,25 +82,6 @@ def former_table() -> str:
             is_there = "still there" if name in BUILTIN else "gone"
             lines.append(_row(f"`{name}`", ", ".join(f"`{i}`" for i in instead), is_there))
     return _joined(lines)
-
-
-def _parameters(cls: type[Plugin]) -> str:
-    shown = []
-    for field in msgspec.structs.fields(cls.Params):
-        value = default_of(field)
-        name = f"`{field.encode_name}`"
-        if field.required:
-            shown.append(f"{name} required")
-        elif value in ("", None):
-            shown.append(name)
-        else:
-            shown.append(f"{name} {_value(value)}")
-    return "<br>".join(shown)
-
-
-def _value(value: object) -> str:
-    text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
-    return text if isinstance(value, str | int | float | bool) else f"`{text}`"
 
 
 def flags_without_effect() -> str:
@@ -304,7 +291,7 @@ def _two_digits(value: float) -> int:
 
 
 TABLES: Final[Mapping[str, Callable[[], str]]] = {
-    "plugins": plugin_table,
+    "plugins": plugin_catalogue,
     "former-plugin-types": former_table,
     "flags-without-effect": flags_without_effect,
     "extension-points": extension_point_table,
