@@ -8,22 +8,28 @@ from __future__ import annotations
 
 import asyncio
 import html
+import logging
 import ssl
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol, assert_never
 
 import msgspec
-from aiohttp import web
+from aiohttp import ClientConnectionResetError, web
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler, Middleware
 
 from epp.observability.plain import encode_json
 from epp.server.access import AccessGate, Verdict
+
+_log: Final = logging.getLogger(__name__)
 
 JSON: Final = "application/json"
 MOST_DECISIONS: Final = 100  # in one answer: a decision over many endpoints takes milliseconds to tell
 _NOT_KEPT: Final = "no decisions are kept: --explain-decisions is 0"
 _PROBES: Final = frozenset(("/healthz", "/readyz"))
 CLOSE_S: Final = 5.0  # how long pages under way may take at the end
+# What aiohttp logs with a traceback though the client is at fault: a head or a body that cannot be read, a reader that left.
+_OF_CLIENTS: Final = (HttpProcessingError, web.RequestPayloadError, ClientConnectionResetError)
 
 _STYLE: Final = (
     "body{font:14px system-ui,sans-serif;margin:2rem}table{border-collapse:collapse}"
@@ -181,7 +187,9 @@ class HttpServer:
         gate: AccessGate | None = None,
     ) -> HttpServer:
         """Raises OSError when the port cannot be bound."""
-        runner = web.AppRunner(build_app(pages, gate), access_log=None, handle_signals=False, shutdown_timeout=CLOSE_S)
+        _log.addFilter(_is_ours)
+        app = build_app(pages, gate)
+        runner = web.AppRunner(app, logger=_log, access_log=None, handle_signals=False, shutdown_timeout=CLOSE_S)
         await runner.setup()
         try:
             await web.TCPSite(runner, host, port, ssl_context=tls).start()
@@ -193,6 +201,11 @@ class HttpServer:
     async def close(self) -> None:
         """Close the port; pages under way have CLOSE_S to finish."""
         await self._runner.cleanup()
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Whether an error is worth a line: whoever reaches the port could fill the log with those of clients."""
+    return record.exc_info is None or not isinstance(record.exc_info[1], _OF_CLIENTS)
 
 
 def _guarded(gate: AccessGate) -> Middleware:

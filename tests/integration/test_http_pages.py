@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import json
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
+from typing import Final
 
 import aiohttp
+import msgspec
 import pytest
 
 from epp.api import METRICS_UPDATED_S, WAITING_REQUESTS, Endpoint, Exporter, Fleet, StateDumper
@@ -19,6 +23,7 @@ from epp.server.health import HealthState
 from epp.server.http import HttpServer, Pages
 from epp.server.tls import Certificate, ssl_context
 from tests.support.deciding import decide
+from tests.support.http_fakes import eventually
 from tests.support.plugins import Clock, make_handle
 from tests.support.recording import make_request, make_response
 
@@ -205,3 +210,58 @@ async def test_a_taken_port_is_an_error(picker: Picker) -> None:
     with pytest.raises(OSError, match="in use"):
         await HttpServer.start(picker.pages(), "127.0.0.1", server.port)
     await server.close()
+
+
+HEAD: Final = b"GET /healthz HTTP/1.1\r\nHost: epp\r\n"
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (HEAD + b"Authorization: Bearer " + b"x" * 20_000 + b"\r\n\r\n", b"400"),
+        (b"GET /" + b"x" * 20_000 + b" HTTP/1.1\r\n\r\n", b"400"),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\nmany\r\n", b"400"),
+        (HEAD + b"Content-Encoding: gzip\r\nContent-Length: 5\r\n\r\nplain", b"200"),
+    ],
+    ids=["header", "path", "chunk", "body"],
+)
+async def test_what_strangers_send_does_not_fill_the_log(
+    request_bytes: bytes, status: bytes, picker: Picker, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = await HttpServer.start(picker.pages(), "127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(request_bytes)
+
+    answer = await reader.read()  # to the end: by then the server is done with the connection
+    writer.close()
+    await server.close()
+
+    assert answer.split()[1] == status
+    assert not caplog.records
+
+
+async def test_a_reader_that_leaves_does_not_fill_the_log(picker: Picker, caplog: pytest.LogCaptureFixture) -> None:
+    endless = itertools.repeat(b"x" * 100_000)
+    pages = msgspec.structs.replace(picker.pages(), export=lambda name: (endless, "text/plain"))
+    server = await HttpServer.start(pages, "127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(HEAD.replace(b"healthz", b"debug/plugins/export/files") + b"\r\n")
+    await reader.read(1000)
+    writer.transport.abort()
+    await eventually(lambda: asyncio.all_tasks() == {asyncio.current_task()})
+    await server.close()
+
+    assert not caplog.records
+
+
+async def test_an_error_of_a_page_is_logged(picker: Picker, caplog: pytest.LogCaptureFixture) -> None:
+    def broken(accept: str) -> tuple[Iterator[bytes], str]:
+        raise ValueError("a mistake of ours")
+
+    server = await HttpServer.start(msgspec.structs.replace(picker.pages(), metrics=broken), "127.0.0.1", 0)
+    async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{server.port}/metrics") as response:
+        status = response.status
+    await server.close()
+
+    assert status == 500
+    assert "a mistake of ours" in caplog.text
