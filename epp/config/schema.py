@@ -30,6 +30,9 @@ _RETIRED_GATES: Final[dict[str, str]] = {
     "prepareDataPlugins": "data producers always run",
 }
 
+# What the Go EPP takes for a gate's value (strconv.ParseBool, of small letters).
+_GATE_VALUES: Final[dict[str, bool]] = {"1": True, "t": True, "true": True, "0": False, "f": False, "false": False}
+
 
 def read_config(root: Node, problems: Problems) -> ConfigFile:
     """The configuration as far as it can be read; what cannot be read is reported and left out."""
@@ -76,17 +79,17 @@ def _feature_gates(top: Section) -> dict[str, bool]:
         if not isinstance(node, Scalar) or not isinstance(node.value, str):
             top.problems.error(place, f"expected name, name=true or name=false, got {kind_of(node)}")
             continue
-        name, has_value, value = (part.strip() for part in node.value.partition("="))
+        name, equals, value = (part.strip() for part in node.value.partition("="))
         if name in _RETIRED_GATES:
             top.problems.warning(place, f'feature gate "{name}" has no effect: {_RETIRED_GATES[name]}')
         elif name not in FEATURE_GATES:
             top.problems.error(place, f'no feature gate is named "{name}"{did_you_mean(name, FEATURE_GATES)}')
-        elif has_value and value.lower() not in ("true", "false"):
+        elif equals and value.lower() not in _GATE_VALUES:
             top.problems.error(place, f'feature gate "{name}": expected true or false, got "{value}"')
-        elif name in gates:
-            top.problems.error(place, f'feature gate "{name}" is there twice')
         else:
-            gates[name] = value.lower() != "false"
+            if name in gates:
+                top.problems.warning(place, f'feature gate "{name}" is there twice: this one counts')
+            gates[name] = not equals or _GATE_VALUES[value.lower()]
     return gates
 
 

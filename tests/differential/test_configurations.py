@@ -50,6 +50,7 @@ FRIENDLIER: Final = {
     "S13 as shipped": "the misspelt cacheSizeInMB of the shipped sample is read as the parameter that it means",
     "no data source": "a warning tells that scorers see no metrics",
     "GIE's feature gate": "files for GIE 1.5 name it; a warning tells that it does nothing",
+    "feature gate with spaces": "nothing else can be meant",
     "data source without extractor": "the default extractor reads it",
 }
 """Accepted by ours alone, and why."""

@@ -184,8 +184,8 @@ def test_the_profile_handler_may_refuse_the_profiles() -> None:
     ("gates", "problem"),
     [
         ("[flowcontrol]", '4:16: featureGates[0]: no feature gate is named "flowcontrol"; did you mean "flowControl"?'),
-        ("[flowControl=1]", '4:16: featureGates[0]: feature gate "flowControl": expected true or false, got "1"'),
-        ("[flowControl=false, flowControl=true]", '4:35: featureGates[1]: feature gate "flowControl" is there twice'),
+        ("[flowControl=yes]", '4:16: featureGates[0]: feature gate "flowControl": expected true or false, got "yes"'),
+        ("[flowControl=]", '4:16: featureGates[0]: feature gate "flowControl": expected true or false, got ""'),
         ("{flowControl: true}", "4:15: featureGates: expected a list, got a mapping"),
         ("[1]", "4:16: featureGates[0]: expected name, name=true or name=false, got the number 1"),
     ],
@@ -204,6 +204,22 @@ def test_gates_are_read_with_and_without_a_value() -> None:
     pipeline = build_fake(f"{SCORER}featureGates: [flowControl, haPopulateNonLeaderDatastore=false]\n")
 
     assert pipeline.settings["feature_gates"] == {"flowControl": True, "haPopulateNonLeaderDatastore": False}
+
+
+@pytest.mark.parametrize(
+    ("value", "on"), [("1", True), ("t", True), ("T", True), ("TRUE", True), ("0", False), ("f", False), ("F", False)]
+)
+def test_a_gate_has_the_values_that_the_go_epp_reads(value: str, on: bool) -> None:
+    pipeline = build_fake(f"{SCORER}featureGates: [flowControl={value}]\n")
+
+    assert pipeline.settings["feature_gates"]["flowControl"] is on
+
+
+def test_of_a_gate_that_is_there_twice_the_last_one_counts() -> None:
+    body = f"{SCORER}featureGates: [flowControl=true, flowControl=false]\n"
+
+    assert build_fake(body).settings["feature_gates"]["flowControl"] is False
+    assert '4:34: warning: featureGates[1]: feature gate "flowControl" is there twice: this one counts' in report(body)
 
 
 @pytest.mark.parametrize(
