@@ -17,7 +17,7 @@ from typing import Any, Final
 from epp import version
 from epp.api import ConfigError, Plugin, host_port
 from epp.app_collecting import Collecting, make_collecting
-from epp.app_kubernetes import connect, is_guarded, make_discovery, make_gate
+from epp.app_kubernetes import connect, idle_flags, is_guarded, make_discovery, make_gate
 from epp.app_leadership import Leadership
 from epp.app_readiness import hindrances
 from epp.app_reload import Reloader
@@ -167,6 +167,10 @@ class Service:
         options = self._options
         pipeline = self.director.pipeline
         await self._connect()
+        for warning in idle_flags(
+            options, static=self._file_discovery is not None, connected=self._kube_api is not None
+        ):
+            _log.warning(warning)
         if self._state_dir is not None:
             await self._load_state(self._state_dir)
         self.datastore.add_listener(self.recorder)

@@ -74,6 +74,29 @@ def is_guarded(options: RunOptions, *, static: bool, in_cluster: Callable[[], bo
     return uses or options.elects_leader or (in_cluster or runs_in_pod)()
 
 
+def idle_flags(options: RunOptions, *, static: bool, connected: bool) -> list[str]:
+    """Warnings of flags that say where endpoints come from, or how to ask Kubernetes, and that nothing here reads.
+
+    `static`: endpoints come from file discovery. `connected`: something asks Kubernetes.
+    """
+    source = Source.UNSAID if static else options.source
+    pool = source is Source.POOL or bool(options.objects_dir)
+    namespace = pool or source is Source.SELECTOR or options.elects_leader
+    counts = {
+        "endpoint": (not static, "endpoints come from file discovery"),
+        "endpoint-selector": (not static, "endpoints come from file discovery"),
+        "kubeconfig": (connected, "nothing here asks Kubernetes"),
+        "kube-context": (connected, "nothing here asks Kubernetes"),
+        "pool-namespace": (namespace, "there is neither a pool, a selector, --objects nor a leader election here"),
+        "pool-group": (pool, "there is neither a pool nor --objects here"),
+    }
+    return [
+        f"--{flag}: no effect: {why}"
+        for flag, (counted, why) in counts.items()
+        if flag in options.given and not counted
+    ]
+
+
 def runs_in_pod() -> bool:
     """Whether this process is in a Pod that has a service account."""
     return bool(os.environ.get("KUBERNETES_SERVICE_HOST")) and (credentials.SERVICE_ACCOUNT_DIR / "token").is_file()

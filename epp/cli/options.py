@@ -164,6 +164,7 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     explain_header: bool = False
     latency_fields: str = "asked"
 
+    given: frozenset[str] = frozenset()  # names of the flags of the command line
     warnings: tuple[str, ...] = ()
 
     @property
@@ -435,7 +436,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> RunO
         warnings.append("--replicas-serve: no effect without --ha-enable-leader-election: every replica serves")
     warnings += _stray(parsed)
     warnings += [f"--{f.name}: {f.note}" for f in _noted() if f.name in parsed.given and f.note != "deprecated"]
-    checked = RunOptions(**options, warnings=tuple(warnings))
+    checked = RunOptions(**options, given=frozenset(parsed.given), warnings=tuple(warnings))
     _check(checked)
     return checked
 
