@@ -77,6 +77,21 @@ class Draft:
             message = f'the name "{type_name}" is needed for a default plugin of that type; choose another one'
             self.problems.error(place, message)
             return None
+        return self._add(type_name)
+
+    def add_named(self, reference: Reference) -> None:
+        """An instance of the type that `reference` names, under that name, unless a plugin has it. The Go EPP adds what a
+        configuration leaves out before it looks references up, so that they find it."""
+        name = reference.name
+        if name in self.entries or name in self.specs:
+            return
+        other = self.of_type(name)
+        if other is not None:
+            message = f'no plugin is named "{name}": one with default parameters is added beside "{other.name}"'
+            self.problems.warning(reference.place, message)
+        self._add(name)
+
+    def _add(self, type_name: str) -> PluginSpec | None:
         try:
             cls = self.registry.find(type_name)
         except ConfigError as error:
@@ -90,12 +105,6 @@ class Draft:
         spec = PluginSpec(type_name, type_name, cls, decoded[0], {}, True, Place())
         self.specs[type_name] = spec
         return spec
-
-    def add_named(self, type_name: str, *, unless: type[Plugin]) -> None:
-        """An instance of `type_name` under that name, unless an `unless` is declared. The Go EPP adds what a configuration
-        leaves out before it looks references up, so that they find it."""
-        if type_name not in self.entries and not self.of_kind(unless):
-            self.add_default(type_name)
 
     def _declare(self, entry: PluginEntry) -> None:
         if not entry.type:

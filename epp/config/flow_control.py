@@ -24,6 +24,11 @@ POLICY_TYPES: Final[dict[str, str]] = {
     "priority-then-time-eviction-order-policy": "eviction policy",
 }
 
+# Those that the Go EPP has without their being declared.
+DEFAULT_POLICIES: Final = frozenset(
+    ("fcfs-ordering-policy", "global-strict-fairness-policy", "static-usage-limit-policy")
+)
+
 
 def read_flow_control(section: Section) -> FlowControlEntry:
     """All of the section; problems are collected in it."""

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from typing import Final
 
-from epp.api import Filter, Picker, Plugin, ProfileHandler, SaturationDetector, Scorer
+from epp.api import Filter, Picker, ProfileHandler, Scorer
 from epp.config.draft import Draft
+from epp.config.flow_control import DEFAULT_POLICIES
 from epp.config.model import ProfileEntry, ProfilePlugin, Reference
 from epp.config.problems import Place
 from epp.config.resolved import PluginSpec, ProfileSpec
-from epp.config.roles import only_in_profiles, words_for
+from epp.config.roles import METRICS_EXTRACTOR, METRICS_SOURCE, only_in_profiles, words_for
+from epp.config.services import DEFAULT_DETECTOR, DEFAULT_PARSERS, chosen_detector
 
 DEFAULT_WEIGHT: Final = 1.0
 DEFAULT_PROFILE: Final = "default"
 DEFAULT_PICKER: Final = "max-score-picker"
 DEFAULT_HANDLER: Final = "single-profile-handler"
-# What a profile may name without its being declared; the detector is a filter, too.
-_ADDED: Final[dict[str, type[Plugin]]] = {DEFAULT_PICKER: Picker, "utilization-detector": SaturationDetector}
+# The Go EPP adds these to what is declared, so that profiles may name them.
+_IDLE: Final = frozenset((DEFAULT_HANDLER, *DEFAULT_PARSERS, *DEFAULT_POLICIES, METRICS_SOURCE, METRICS_EXTRACTOR))
 
 
 def resolve_profiles(draft: Draft) -> tuple[ProfileSpec, ...]:
@@ -99,8 +101,11 @@ def _member(draft: Draft, plugin: ProfilePlugin) -> PluginSpec | None:
             reference.place, f'"{reference.name}" belongs to flow control: it is ignored in a profile'
         )
         return None
-    if reference.name in _ADDED:
-        draft.add_named(reference.name, unless=_ADDED[reference.name])
+    if reference.name in _IDLE and reference.name not in draft.entries:
+        draft.problems.warning(reference.place, f'"{reference.name}" does nothing in a profile: it is ignored')
+        return None
+    if _is_added(draft, reference.name):
+        draft.add_named(reference)
     spec = draft.look_up(reference)
     if spec is None:
         return None
@@ -112,6 +117,14 @@ def _member(draft: Draft, plugin: ProfilePlugin) -> PluginSpec | None:
         what = words_for(spec.cls, spec.type)
         draft.problems.warning(plugin.weight_place, f'is ignored: "{spec.name}" is {what}, only scorers have a weight')
     return spec
+
+
+def _is_added(draft: Draft, name: str) -> bool:
+    """A plugin of this name is there without being declared. The detector is a filter, too."""
+    if name == DEFAULT_PICKER:
+        return not draft.of_kind(Picker)
+    chosen = chosen_detector(draft)
+    return name == DEFAULT_DETECTOR and (chosen is None or chosen.name == name)
 
 
 def _default_picker(draft: Draft) -> str:

@@ -25,7 +25,7 @@ def resolve_parsers(draft: Draft) -> tuple[str, ...]:
         for reference in draft.config.parsers:
             cls = draft.registry.builtin(reference.name)
             if cls is not None and issubclass(cls, Parser):
-                draft.add_named(reference.name, unless=cls)
+                draft.add_named(reference)
             spec = draft.look_up(reference, kind=Parser, word="a parser")
             if spec is not None:
                 names.append(spec.name)
@@ -43,17 +43,22 @@ def resolve_parsers(draft: Draft) -> tuple[str, ...]:
 
 
 def resolve_detector(draft: Draft) -> str:
-    """The name of the saturation detector: of flow control's section, else of the deprecated one, else the default's."""
-    flow = draft.config.flow_control
-    chosen = flow.saturation_detector if flow is not None else None
-    chosen = chosen or draft.config.saturation_detector
-    if chosen is not None and chosen.name == DEFAULT_DETECTOR and draft.of_type(DEFAULT_DETECTOR) is None:
-        chosen = None  # naming the default asks for it
+    """The name of the saturation detector."""
+    chosen = chosen_detector(draft)
     if chosen is None:
         default = draft.add_default(DEFAULT_DETECTOR)
         return default.name if default else ""
+    if chosen.name == DEFAULT_DETECTOR:
+        draft.add_named(chosen)
     spec = draft.look_up(chosen, kind=SaturationDetector, word="a saturation detector")
     return spec.name if spec else ""
+
+
+def chosen_detector(draft: Draft) -> Reference | None:
+    """The saturation detector that flow control's section names, else the one of the deprecated field, else None."""
+    flow = draft.config.flow_control
+    chosen = flow.saturation_detector if flow is not None else None
+    return chosen or draft.config.saturation_detector
 
 
 def resolve_data_layer(draft: Draft) -> DataLayer:

@@ -290,6 +290,35 @@ JUDGED: Final[dict[str, Config]] = {
         **_Q,
         "schedulingProfiles": [profile("queue-scorer", "utilization-detector")],
     },
+    "detector that is not declared, beside another, as a filter": {
+        **_plugins(plugin("concurrency-detector")),
+        "schedulingProfiles": [profile("queue-scorer", "utilization-detector")],
+    },
+    "detector that is not declared, another one chosen, as a filter": {
+        **_plugins(plugin("concurrency-detector")),
+        "schedulingProfiles": [profile("queue-scorer", "utilization-detector")],
+        "saturationDetector": {"pluginRef": "concurrency-detector"},
+    },
+    "detector by its type, declared by another name, as a filter": {
+        **_plugins(plugin("utilization-detector", "mine")),
+        "schedulingProfiles": [profile("queue-scorer", "utilization-detector")],
+    },
+    "detector by its type, declared by another name": {
+        **_plugins(plugin("utilization-detector", "mine")),
+        "saturationDetector": {"pluginRef": "utilization-detector"},
+    },
+    "picker by its type, declared by another name": {
+        **_plugins(plugin("max-score-picker", "mine")),
+        "schedulingProfiles": [profile("queue-scorer", "max-score-picker")],
+    },
+    **{
+        f"{name} in a profile, not declared": _with(schedulingProfiles=[profile("queue-scorer", name)])
+        for name in (
+            *("single-profile-handler", "openai-parser", "passthrough-parser", "vllmgrpc-parser"),
+            *("metrics-data-source", "core-metrics-extractor", "inflight-load-producer"),
+            *("fcfs-ordering-policy", "round-robin-fairness-policy"),
+        )
+    },
     "plugin twice in a profile": _with(schedulingProfiles=[profile("queue-scorer", ("queue-scorer", 2))]),
     "profile without name": _with(schedulingProfiles=[{"plugins": [{"pluginRef": "queue-scorer"}]}]),
     "two profiles of the same name": _with(schedulingProfiles=[profile("queue-scorer"), profile("queue-scorer")]),
@@ -304,6 +333,10 @@ JUDGED: Final[dict[str, Config]] = {
     "two profile handlers": _plugins(plugin("single-profile-handler"), plugin("header-profile-handler")),
     "single-profile-handler with two profiles": {
         **_plugins(plugin("single-profile-handler")),
+        "schedulingProfiles": [profile("queue-scorer", name="a"), profile("queue-scorer", name="b")],
+    },
+    "data-parallel-profile-handler with two profiles": {
+        **_plugins(plugin("data-parallel-profile-handler")),
         "schedulingProfiles": [profile("queue-scorer", name="a"), profile("queue-scorer", name="b")],
     },
     "negative weight": simple(("queue-scorer", -1)),
@@ -321,6 +354,10 @@ JUDGED: Final[dict[str, Config]] = {
     "parsers that are not declared": _with(
         requestHandler={"parsers": [{"pluginRef": "vllmgrpc-parser"}, {"pluginRef": "openai-parser"}]}
     ),
+    "parser by its type, declared by another name": {
+        **_plugins(plugin("vllmgrpc-parser", "mine")),
+        "requestHandler": {"parsers": [{"pluginRef": "vllmgrpc-parser"}]},
+    },
     "parser twice": _with(requestHandler={"parsers": [{"pluginRef": "openai-parser"}, {"pluginRef": "openai-parser"}]}),
     "parser that is a scorer": _with(requestHandler={"parsers": [{"pluginRef": "queue-scorer"}]}),
     "one parser, the old way": {**_plugins(plugin("openai-parser")), "parser": {"pluginRef": "openai-parser"}},

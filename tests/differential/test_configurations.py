@@ -27,6 +27,7 @@ STRICTER: Final = {
     "parameters for a plugin that has none": "they would have no effect",
     "negative weight": "it would send requests to the worst endpoint",
     "disaggregation without decode": "every request would be refused",
+    "data-parallel-profile-handler with two profiles": "every request would be refused",
     "no apiVersion": "it says how the file is to be read",
     "plugin twice in a profile": "it would count twice",
     "parser twice": "it would be asked once",

@@ -89,6 +89,54 @@ def test_a_parser_that_is_listed_need_not_be_declared(parser: str) -> None:
     assert resolved.parsers == (parser,)
 
 
+@pytest.mark.parametrize(
+    ("type_name", "section"),
+    [
+        ("openai-parser", "requestHandler: {parsers: [{pluginRef: openai-parser}]}"),
+        ("utilization-detector", "flowControl: {saturationDetector: {pluginRef: utilization-detector}}"),
+        ("utilization-detector", "schedulingProfiles: [{name: p, plugins: [{pluginRef: utilization-detector}]}]"),
+    ],
+)
+def test_a_type_that_is_named_is_not_a_plugin_of_that_type_by_another_name(type_name: str, section: str) -> None:
+    """The Go EPP adds one with default parameters; who has declared another one is told."""
+    body = f"plugins: [{{type: queue-scorer}}, {{name: mine, type: {type_name}}}]\n{section}\n"
+
+    assert {"mine", type_name} <= set(resolve_fake(body).plugins)
+    warning = f'no plugin is named "{type_name}": one with default parameters is added beside "mine"'
+    assert any("warning: " in line and line.endswith(warning) for line in report(body))
+
+
+def test_the_detector_that_is_named_is_taken_and_not_the_one_of_another_name() -> None:
+    resolved = resolve_fake(
+        "plugins: [{type: queue-scorer}, {name: mine, type: utilization-detector}]\n"
+        "saturationDetector: {pluginRef: utilization-detector}\n"
+    )
+
+    assert resolved.saturation_detector == "utilization-detector"
+
+
+def test_a_detector_that_is_not_added_has_to_be_declared() -> None:
+    found = report(
+        "plugins: [{type: queue-scorer}, {name: mine, type: utilization-detector}]\n"
+        "schedulingProfiles: [{name: p, plugins: [{pluginRef: queue-scorer}, {pluginRef: utilization-detector}]}]\n"
+        "saturationDetector: {pluginRef: mine}\n"
+    )
+
+    assert any('no plugin is named "utilization-detector"' in line and "warning: " not in line for line in found)
+
+
+@pytest.mark.parametrize(
+    "name", ["single-profile-handler", "openai-parser", "metrics-data-source", "fcfs-ordering-policy"]
+)
+def test_what_is_always_there_is_ignored_in_a_profile(name: str) -> None:
+    body = f"{SCORER}schedulingProfiles: [{{name: p, plugins: [{{pluginRef: queue-scorer}}, {{pluginRef: {name}}}]}}]\n"
+
+    assert resolve_fake(body).profiles[0].scorers == (("queue-scorer", 1.0),)
+    assert report(body) == [
+        f'4:81: warning: schedulingProfiles[0].plugins[1].pluginRef: "{name}" does nothing in a profile: it is ignored'
+    ]
+
+
 def test_a_picker_that_is_not_added_has_to_be_declared() -> None:
     found = report(
         "plugins: [{type: queue-scorer}, {type: random-picker}]\n"
