@@ -190,6 +190,7 @@ class LatencyRecord:
     MOST_OBSERVATIONS: ClassVar[int] = 128
 
     __slots__ = (
+        "choices",
         "dispatched_s",
         "endpoint",
         "first_content_s",
@@ -207,8 +208,9 @@ class LatencyRecord:
         "ttft_slo_ms",
     )
 
-    def __init__(self, endpoint: Endpoint, dispatched_s: float) -> None:
+    def __init__(self, endpoint: Endpoint, dispatched_s: float, *, choices: int = 1) -> None:
         self.endpoint = endpoint  # that generates
+        self.choices = choices  # that are generated side by side
         self.dispatched_s = (
             dispatched_s  # seconds of the handle's clock: the destination was known, all latencies begin here
         )
@@ -216,26 +218,28 @@ class LatencyRecord:
         self.predicted_ttft_ms = self.predicted_ttft_low_ms = self.predicted_ttft_high_ms = math.nan
         self.predicted_tpot_ms = self.predicted_tpot_low_ms = self.predicted_tpot_high_ms = math.nan
         self.ttft_ms = math.nan  # to the first piece of the body that brings generated content
-        self.tokens = 0  # that have come: events with content, and at the end what the server reports where it does
+        # That have come, of all choices: events with content, and at the end what the server reports where it does.
+        self.tokens = 0
         self.first_content_s: float | None = None
         self.last_content_s: float | None = None
-        self.tpot_observations_ms: list[float] = []  # time between tokens, of the first of them only
+        self.tpot_observations_ms: list[float] = []  # time between tokens of a choice, of the first of them only
 
     def came(self, tokens: int, now_s: float) -> None:
         """So many more tokens have come, together."""
         last_s = self.last_content_s
         if last_s is not None and len(self.tpot_observations_ms) < self.MOST_OBSERVATIONS:
-            self.tpot_observations_ms.append((now_s - last_s) * 1e3 / tokens)
+            self.tpot_observations_ms.append((now_s - last_s) * 1e3 * self.choices / tokens)
         self.last_content_s = now_s
         self.tokens += tokens
 
     @property
     def average_tpot_ms(self) -> float | None:
-        """Time per output token after the first, up to now; None before the second."""
+        """Time per output token of a choice after its first, up to now; None before the second. All choices are taken to be
+        of the same length."""
         first_s, last_s = self.first_content_s, self.last_content_s
-        if first_s is None or last_s is None or self.tokens < 2 or last_s <= first_s:
+        if first_s is None or last_s is None or self.tokens <= self.choices or last_s <= first_s:
             return None
-        return (last_s - first_s) * 1e3 / (self.tokens - 1)
+        return (last_s - first_s) * 1e3 * self.choices / (self.tokens - self.choices)
 
 
 class PrefillBacklog(msgspec.Struct, frozen=True):

@@ -75,7 +75,16 @@ class Payload:
 
     model_required: ClassVar[bool] = False
 
-    __slots__ = ("_prompt_tokens", "cache_salt", "max_output_tokens", "model", "prompts", "skip_response", "streaming")
+    __slots__ = (
+        "_prompt_tokens",
+        "cache_salt",
+        "choices",
+        "max_output_tokens",
+        "model",
+        "prompts",
+        "skip_response",
+        "streaming",
+    )
 
     def __init__(
         self,
@@ -85,6 +94,7 @@ class Payload:
         streaming: bool = False,
         cache_salt: str = "",
         max_output_tokens: int | None = None,
+        choices: int = 1,
         skip_response: bool = False,
     ) -> None:
         self.model = model  # None: this kind of body has no model name, or the client left it out where it may
@@ -92,7 +102,8 @@ class Payload:
         self._prompt_tokens: int | None = None
         self.streaming = streaming
         self.cache_salt = cache_salt
-        self.max_output_tokens = max_output_tokens
+        self.max_output_tokens = max_output_tokens  # of each choice
+        self.choices = choices  # that are generated side by side; the server's usage counts the tokens of all
         self.skip_response = skip_response  # the response is of no interest: the conversation may end at once
 
     @property

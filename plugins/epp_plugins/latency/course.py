@@ -106,7 +106,8 @@ def lesson(course: Course, response: Response, payload: Payload, ended_s: float)
     if termination is _COMPLETE:
         return Lesson(tpot_ms=record.average_tpot_ms)
     if termination in _GIVEN_UP:
-        return Lesson(tpot_ms=(ended_s - first_s) * 1e3 / record.tokens, is_censored=True)
+        tokens = max(record.tokens / record.choices, 1.0)
+        return Lesson(tpot_ms=(ended_s - first_s) * 1e3 / tokens, is_censored=True)
     return Lesson(unlearned=FAILED)
 
 

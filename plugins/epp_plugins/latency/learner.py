@@ -59,10 +59,10 @@ class Learner:
         """As `predict`, of what a model elsewhere says: TTFT and TPOT in ms, a column for each of the rows."""
         return self._predictor.calibrate(said_ms, features, self._numbers[rows])
 
-    def expected_output_tokens(self, most: int | None) -> float:
-        """Of an answer that may have `most` tokens (None: the client did not say); a whole number."""
+    def expected_output_tokens(self, most: int | None, choices: int) -> float:
+        """Of an answer each of whose choices may have `most` tokens (None: the client did not say); a whole number."""
         expected = float(round(self._output_tokens))
-        return expected if most is None else float(min(expected, most))
+        return choices * (expected if most is None else float(min(expected, most)))
 
     # --- learning ------------------------------------------------------------------------------------------------------------
 
@@ -84,8 +84,8 @@ class Learner:
                     decision, target, ms, endpoint=endpoint.name, time_s=time.time(), is_censored=is_censored
                 )
 
-    def answered(self, tokens: int) -> None:
-        """A whole answer had so many tokens."""
+    def answered(self, tokens: float) -> None:
+        """Each choice of a whole answer had so many tokens."""
         self._output_tokens += _WEIGHT * (tokens - self._output_tokens)
 
     def _send(self, sample: Floats) -> None:

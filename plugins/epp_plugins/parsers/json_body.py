@@ -17,6 +17,8 @@ from epp_plugins.parsers.long_texts import cut, is_long
 from epp_plugins.parsers.prompts import lengthened
 
 MODEL_NOT_FOUND: Final = "model not found in request body"
+MOST_CHOICES: Final = 16_384
+"""Of each prompt. vLLM refuses more (VLLM_MAX_N_SEQUENCES)."""
 
 _LONE_SURROGATE: Final = re.compile(
     rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])"
@@ -46,6 +48,11 @@ class JsonBody(PromptsBody, gc=False):
         """The client's limit of output tokens."""
         return token_limit(self.max_tokens)
 
+    def choices(self, prompts: int) -> int:
+        """How many texts the server generates for so many prompts. Where it makes more of them to choose from (`best_of`), it
+        streams none."""
+        return 1
+
 
 class JsonPayload(Payload):
     """A JSON object whose `model` can be replaced."""
@@ -73,6 +80,7 @@ def read_json(body: bytes, decoder: msgspec.json.Decoder[B], *, syntax: str, inv
         streaming=parsed.stream is True,
         cache_salt=parsed.cache_salt or "",
         max_output_tokens=parsed.output_limit(),
+        choices=parsed.choices(len(prompts)),
     )
 
 
@@ -114,6 +122,11 @@ def token_limit(value: object) -> int | None:
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63:
         return value
     return None
+
+
+def choice_count(value: object) -> int:
+    """`value`, an `n`, as a number of choices: 1 where it is none."""
+    return 1 if value is None else min(token_limit(value) or 1, MOST_CHOICES)
 
 
 def _repair(body: bytes) -> bytes:

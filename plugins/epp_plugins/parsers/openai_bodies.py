@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from epp.api import Prompt
-from epp_plugins.parsers.json_body import JsonBody, token_limit
+from epp_plugins.parsers.json_body import JsonBody, choice_count, token_limit
 from epp_plugins.parsers.prompts import (
     ABSENT,
     Item,
@@ -36,6 +36,7 @@ class ChatBody(JsonBody, gc=False):
     continue_final_message: bool | None = None
     return_assistant_tokens_mask: bool | None = None
     max_completion_tokens: Any = None
+    n: Any = None
 
     def prompts(self) -> tuple[Prompt, ...]:
         if not self.messages:
@@ -54,14 +55,21 @@ class ChatBody(JsonBody, gc=False):
         limit = token_limit(self.max_completion_tokens)
         return token_limit(self.max_tokens) if limit is None else limit
 
+    def choices(self, prompts: int) -> int:
+        return choice_count(self.n)
+
 
 class CompletionsBody(JsonBody, gc=False):
     """`completions`, and `images/generations`, which has the same field."""
 
     prompt: Texts = None
+    n: Any = None
 
     def prompts(self) -> tuple[Prompt, ...]:
         return text_prompts(self.prompt)
+
+    def choices(self, prompts: int) -> int:
+        return prompts * choice_count(self.n)
 
 
 class EmbeddingsBody(JsonBody, gc=False):

@@ -44,7 +44,7 @@ _generate: Final = msgspec.json.Decoder(GenerateBody)
 
 
 class SglangHttpParser(Parser):
-    """Reads `/generate` and nothing longer. Its answers hold usage in `meta_info`."""
+    """Reads `/generate` and nothing longer. Its answers hold usage in `meta_info`, of each choice by itself."""
 
     type = "sglanghttp-parser"
 

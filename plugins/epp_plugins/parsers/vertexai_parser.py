@@ -40,6 +40,7 @@ class VertexPayload(Payload):
             streaming=inner.streaming,
             cache_salt=inner.cache_salt,
             max_output_tokens=inner.max_output_tokens,
+            choices=inner.choices,
         )
         self._kind = kind
 

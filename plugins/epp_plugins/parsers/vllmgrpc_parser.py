@@ -44,7 +44,7 @@ class VLLMGrpcParser(Parser):
 
 
 class GenerateUsageReader:
-    """Reads the counts of stream chunks, which are sums so far, and of the completion."""
+    """Reads the counts of stream chunks, which are sums so far, and of the completion: those of one choice."""
 
     __slots__ = ("_frames", "_usage")
 

@@ -8,13 +8,14 @@ from typing import Any, Final
 import msgspec
 
 from epp.api import Payload, Prompt
-from epp_plugins.parsers.json_body import JsonBody, read_json, token_limit
+from epp_plugins.parsers.json_body import JsonBody, choice_count, read_json, token_limit
 from epp_plugins.parsers.json_parser import JsonParser
 from epp_plugins.parsers.token_ids import token_prompt, with_media
 
 
 class Sampling(msgspec.Struct, gc=False):
     max_tokens: Any = None
+    n: Any = None
 
 
 class Placeholder(msgspec.Struct, gc=False):
@@ -49,6 +50,9 @@ class GenerateBody(JsonBody, gc=False):
 
     def output_limit(self) -> int | None:
         return None if self.sampling_params is None else token_limit(self.sampling_params.max_tokens)
+
+    def choices(self, prompts: int) -> int:
+        return 1 if self.sampling_params is None else choice_count(self.sampling_params.n)
 
 
 _generate: Final = msgspec.json.Decoder(GenerateBody)

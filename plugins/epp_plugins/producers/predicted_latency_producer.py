@@ -94,13 +94,13 @@ class PredictedLatencyProducer(
     """Publishes LatencyPrediction: medians and 90 % intervals of time to first token (TTFT) and per output token (TPOT).
 
     TTFT runs from the dispatch to the first event that brings generated content, of a streamed 2xx answer; TPOT is the rest
-    of the stream by the tokens that the server reports, else by events. Both are learnt from every such answer whose body the
-    proxy sends, in a process of its own; answers in one piece and errors teach nothing, requests that were given up that it
-    would have taken longer. At most `maxLearntPerSec` requests a second teach; those above it are only compared with their
-    predictions. Before enough was learnt nothing is published. An SLO (`x-llm-d-slo-ttft-ms`,
-    `x-llm-d-slo-tpot-ms`) that a request lacks, or that is no positive number, is infinite. The budget for TPOT is the
-    tightest SLO of the request and of those that run on the endpoint, times `sloBufferFactor`; endpoints with the role prefill
-    have none.
+    of the stream by the tokens that the server reports, else by events, of each choice where there are several. Both are
+    learnt from every such answer whose body the proxy sends, in a process of its own; answers in one piece and errors teach
+    nothing, requests that were given up that it would have taken longer. At most `maxLearntPerSec` requests a second teach;
+    those above it are only compared with their predictions. Before enough was learnt nothing is published. An SLO
+    (`x-llm-d-slo-ttft-ms`, `x-llm-d-slo-tpot-ms`) that a request lacks, or that is no positive number, is infinite. The
+    budget for TPOT is the tightest SLO of the request and of those that run on the endpoint, times `sloBufferFactor`;
+    endpoints with the role prefill have none.
 
     With `predictionServerUrl` such a server (`epp-predictor serve`, or llm-d's) is asked instead, within
     `predictionDeadlineMs`; its answers are calibrated here, and intervals are unknown until twenty requests have shown how far
@@ -289,12 +289,14 @@ class PredictedLatencyProducer(
         place = _place(asked.candidates, reader)
         prefill_decision = asked.prediction.keep(place)
         decision = prefill_decision if reader is target else asked.prediction.keep(_place(asked.candidates, target))
-        record = _record(target, now_s, prefill_decision, decision, asked.slo)
+        payload = request.payload
+        record = LatencyRecord(target, now_s, choices=payload.choices)
+        _fill(record, prefill_decision, decision, asked.slo)
         charge = Charge(
             target,
             reader,
             uncached_tokens(asked.features[place]),
-            self._learner.expected_output_tokens(request.payload.max_output_tokens),
+            self._learner.expected_output_tokens(payload.max_output_tokens, payload.choices),
         )
         self._ledger.dispatched(charge)
         self._running.add(target, asked.slo.tpot_ms)
@@ -358,7 +360,7 @@ class PredictedLatencyProducer(
             )
         usage = response.usage
         if usage is not None and usage.completion_tokens:
-            self._learner.answered(usage.completion_tokens)
+            self._learner.answered(usage.completion_tokens / request.payload.choices)
         self._metrics.ended(request, course.record, taught)
         if taught.unlearned == NO_BODY and self._bodiless >= 0:
             self._count_bodiless()
@@ -486,15 +488,13 @@ def _place(candidates: Candidates, endpoint: Endpoint) -> int:
     return rows.index(endpoint.row)
 
 
-def _record(endpoint: Endpoint, now_s: float, of_prompt: Decision, of_tokens: Decision, slo: Slo) -> LatencyRecord:
-    record = LatencyRecord(endpoint, now_s)
+def _fill(record: LatencyRecord, of_prompt: Decision, of_tokens: Decision, slo: Slo) -> None:
     if slo is not NO_SLO:
         record.ttft_slo_ms, record.tpot_slo_ms = slo.ttft_ms, slo.tpot_ms
     record.predicted_ttft_ms = of_prompt.ttft_ms
     record.predicted_ttft_low_ms, record.predicted_ttft_high_ms = of_prompt.ttft_low_ms, of_prompt.ttft_high_ms
     record.predicted_tpot_ms = of_tokens.tpot_ms
     record.predicted_tpot_low_ms, record.predicted_tpot_high_ms = of_tokens.tpot_low_ms, of_tokens.tpot_high_ms
-    return record
 
 
 def _known(value: float) -> float | None:

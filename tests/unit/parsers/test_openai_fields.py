@@ -57,6 +57,29 @@ def test_the_limit_of_output_tokens_is_read(fields: dict[str, object], limit: in
     assert chat(**fields).max_output_tokens == limit
 
 
+@pytest.mark.parametrize(
+    ("n", "choices"), [(None, 1), (1, 1), (3, 3), (3.0, 3), (0, 1), (-1, 1), ("3", 1), (True, 1), (1 << 62, 16_384)]
+)
+def test_a_chat_has_as_many_choices_as_are_asked_for(n: object, choices: int) -> None:
+    assert (chat().choices, chat(n=n).choices) == (1, choices)
+
+
+@pytest.mark.parametrize(
+    ("fields", "choices"),
+    [
+        ({"prompt": "a"}, 1),
+        ({"prompt": [1, 2, 3]}, 1),
+        ({"prompt": ["a", "b"]}, 2),
+        ({"prompt": ["a", "b"], "n": 2}, 4),
+        ({"prompt": [[1, 2], [3], [4]], "n": 2, "best_of": 5}, 6),
+    ],
+    ids=str,
+)
+def test_every_prompt_of_completions_has_its_choices(fields: dict[str, object], choices: int) -> None:
+    """Each is generated at its own pace, beside the others."""
+    assert parse(OpenAIParser, "/v1/completions", {"model": "m", **fields}).choices == choices
+
+
 def test_the_responses_api_has_its_own_limit() -> None:
     body = {"model": "m", "input": "hi", "max_output_tokens": 7}
 

@@ -102,10 +102,10 @@ def test_counting_tokens_passes_unread() -> None:
 
 
 def test_a_vllm_generate_request_is_read() -> None:
-    payload = generate(sampling_params={"max_tokens": 9}, cache_salt="s", stream=True)
+    payload = generate(sampling_params={"max_tokens": 9, "n": 2}, cache_salt="s", stream=True)
 
     assert payload.prompts[0].data == struct.pack("<4I", 1, 2, 3, 4)
-    assert (payload.max_output_tokens, payload.cache_salt, payload.streaming) == (9, "s", True)
+    assert (payload.max_output_tokens, payload.choices, payload.cache_salt, payload.streaming) == (9, 2, "s", True)
 
 
 def test_media_are_told_apart_where_their_tokens_are() -> None:

@@ -16,7 +16,7 @@ from tests.support.plugins import make_plugin
 
 SERVICE = "/google.cloud.aiplatform.v1beta1.PredictionService/"
 GRPC = "application/grpc"
-CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True, "max_tokens": 4}
+CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True, "max_tokens": 4, "n": 2}
 
 
 def wrapped(body: object) -> bytes:
@@ -41,7 +41,7 @@ def test_a_chat_request_reads_as_over_http() -> None:
     plain = parse(OpenAIParser, "/v1/chat/completions", CHAT)
 
     assert payload.prompts == plain.prompts
-    assert (payload.model, payload.streaming, payload.max_output_tokens) == ("m", True, 4)
+    assert (payload.model, payload.streaming, payload.max_output_tokens, payload.choices) == ("m", True, 4, 2)
 
 
 @pytest.mark.parametrize("method", ["RawPredict", "StreamRawPredict"])

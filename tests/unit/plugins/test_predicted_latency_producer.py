@@ -59,14 +59,14 @@ class Stage:
         [training] = self.school.trainings
         return training
 
-    def produce(self, prompt: bytes = b"x" * 4000, **headers: str) -> Request:
+    def produce(self, prompt: bytes = b"x" * 4000, *, choices: int = 1, **headers: str) -> Request:
         request = make_request(prompt, headers={k.replace("_", "-"): v for k, v in headers.items()})
-        request.payload.streaming = True
+        request.payload.streaming, request.payload.choices = True, choices
         self.producer.produce(request, self.fleet.candidates())
         return request
 
-    def dispatch(self, row: int = 0, *, prefill: int | None = None, **headers: str) -> Request:
-        request = self.produce(**headers)
+    def dispatch(self, row: int = 0, *, prefill: int | None = None, choices: int = 1, **headers: str) -> Request:
+        request = self.produce(choices=choices, **headers)
         others: dict[str, int | None] = {} if prefill is None else {"prefill": prefill}
         self.producer.pre_request(request, picked(self.fleet, row, **others))
         return request
@@ -298,6 +298,30 @@ def test_the_server_knows_best_how_many_tokens_came() -> None:
     assert stage.training.observed("tpot") == [pytest.approx(20 / 5)]
 
 
+@pytest.mark.parametrize("usage", [None, Usage(completion_tokens=12)], ids=["events", "usage"])
+def test_choices_that_come_side_by_side_do_not_make_tokens_quicker(usage: Usage | None) -> None:
+    """Two prompts with n = 2, three tokens each, 10 ms apart."""
+    stage = Stage()
+
+    record = stage.answer(
+        stage.dispatch(choices=4), (80, TOKEN * 4), (10, TOKEN * 3), (0, TOKEN), (10, TOKEN * 4), usage=usage
+    )
+
+    assert record.tokens == 12
+    assert record.average_tpot_ms == pytest.approx(10)
+    assert record.tpot_observations_ms == pytest.approx([40 / 3, 0, 10])
+    assert stage.training.observed("tpot") == [pytest.approx(10)]
+
+
+def test_choices_of_one_token_each_have_no_time_between_tokens() -> None:
+    stage = Stage()
+
+    record = stage.answer(stage.dispatch(choices=2), (80, TOKEN), (1, TOKEN), usage=Usage(completion_tokens=2))
+
+    assert record.average_tpot_ms is None
+    assert stage.training.observed("tpot") == []
+
+
 @pytest.mark.parametrize(
     ("answer", "ttft_ms", "tpot_ms"),
     [
@@ -348,6 +372,16 @@ def test_who_gave_up_in_the_middle_shows_a_least_time_between_tokens() -> None:
     assert [sample[CENSORED] for sample in stage.training.samples] == [0, 1]
 
 
+@pytest.mark.parametrize(("more", "least_ms"), [(TOKEN, 200), (TOKEN * 3, 100)], ids=["first tokens", "two of each"])
+def test_who_gave_up_several_choices_shows_the_least_time_of_each(more: bytes, least_ms: float) -> None:
+    stage = Stage()
+
+    request = stage.dispatch(choices=2)
+    stage.answer(request, (80, TOKEN), (10, more), after_ms=190, termination=Termination.CLIENT_DISCONNECT)
+
+    assert stage.training.observed("tpot") == [pytest.approx(least_ms)]
+
+
 @pytest.mark.parametrize("answer", [{"bodies": False}, {"streaming": False}], ids=str)
 def test_who_gave_up_what_does_not_show_its_first_token_teaches_nothing(answer: dict[str, Any]) -> None:
     stage = Stage()
@@ -393,14 +427,15 @@ def test_the_prompt_is_learnt_where_it_is_read_and_tokens_where_they_are_made() 
     assert stage.training.observed("tpot") == [pytest.approx(10)]
 
 
-def test_the_expected_length_of_answers_follows_what_they_have() -> None:
+@pytest.mark.parametrize("choices", [1, 4])
+def test_the_expected_length_of_answers_follows_what_they_have(choices: int) -> None:
     stage = Stage(1)
     for _ in range(300):
-        stage.answer(stage.dispatch(), usage=Usage(completion_tokens=1000))
+        stage.answer(stage.dispatch(choices=choices), usage=Usage(completion_tokens=1000 * choices))
 
-    stage.dispatch()
+    stage.dispatch(choices=3)
 
-    assert stage.producer._ledger.counts[2, 0] == pytest.approx(1000, rel=0.01)
+    assert stage.producer._ledger.counts[2, 0] == pytest.approx(3000, rel=0.01)
 
 
 # --- over reloads and restarts -------------------------------------------------------------------------------------------
