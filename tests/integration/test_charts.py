@@ -394,6 +394,20 @@ def test_what_pods_may_have_is_passed_on(helm: None) -> None:
     assert container in made.pod["containers"]
 
 
+@pytest.mark.parametrize(
+    ("grace_s", "hands_over_s", "drains_s"),
+    [(130, 15, 105), (25, 15, 0), (20, 10, 0), (15, 5, 0), (5, 0, 0), (0, 0, 0)],
+)
+def test_a_leader_is_done_before_its_grace_period_ends(
+    grace_s: int, hands_over_s: int, drains_s: int, helm: None
+) -> None:
+    """A container that still sleeps then is killed with the requests that it serves."""
+    made = render(Case("inferencepool", (), gie(replicas=2, terminationGracePeriodSeconds=grace_s))).container()
+
+    assert made["lifecycle"]["preStop"]["exec"]["command"] == ["sleep", str(hands_over_s)]
+    assert f"--drain-timeout={drains_s}s" in made["args"]
+
+
 # --- how many pods -------------------------------------------------------------------------------------------------------
 
 

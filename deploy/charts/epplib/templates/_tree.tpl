@@ -161,9 +161,10 @@ httpTimeout: HTTP_TIMEOUT
 {{- $_ := set $epp "several" (or (gt (int $epp.replicas) 1) $epp.autoscaling.enabled $prefers) -}}
 {{- $election := get $epp.givenFlags "ha-enable-leader-election" | default ($epp.several | ternary "true" "false") -}}
 {{- $_ := set $epp "elects" (and (ne $election "false") (not $epp.autoscaling.enabled) (not $prefers) (ne (get $epp.givenFlags "replicas-serve") "all")) -}}
-{{- $_ := set $epp "handOverSeconds" ($epp.elects | ternary 15 0) -}}
-{{- /* What is left of the grace period, and 10 s for what is under way then and for saving. */ -}}
-{{- $_ := set $epp "drainSeconds" (max 0 (sub (sub (int $epp.terminationGracePeriodSeconds) (int $epp.handOverSeconds)) 10)) -}}
+{{- /* The grace period's last 10 s are for what is under way then and for saving: a pod that slept through them would be killed. */ -}}
+{{- $servingSeconds := max 0 (sub (int $epp.terminationGracePeriodSeconds) 10) -}}
+{{- $_ := set $epp "handOverSeconds" ($epp.elects | ternary (min 15 $servingSeconds) 0) -}}
+{{- $_ := set $epp "drainSeconds" (sub $servingSeconds $epp.handOverSeconds) -}}
 {{- $_ := set $epp "port" (int (get $epp.givenFlags "grpc-port" | default 9002)) -}}
 {{- $_ := set $epp "metricsPort" (int (get $epp.givenFlags "metrics-port" | default 9090)) -}}
 {{- $_ := set $epp "healthPort" (int (get $epp.givenFlags "grpc-health-port" | default $epp.grpcHealthPort)) -}}
