@@ -6,7 +6,7 @@ from typing import Final
 
 from epp.api import Parser, SaturationDetector
 from epp.config.draft import Draft
-from epp.config.flow_control import POLICY_TYPES
+from epp.config.flow_control import DEFAULT_POLICIES, POLICY_TYPES
 from epp.config.model import FlowControl, Reference, SourceEntry
 from epp.config.problems import Place, did_you_mean
 from epp.config.resolved import DataLayer, SourceSpec
@@ -92,7 +92,7 @@ def resolve_flow_control(draft: Draft) -> FlowControl | None:
     if entry is None:
         return None
     for reference, kind in entry.policies:
-        _check_policy(draft, reference, kind)
+        _check_policy(draft, reference, kind, gate=gate)
     if entry.settings == FlowControl():
         return None
     why = "flow control is not part of this version" if gate else "the feature gate flowControl is off"
@@ -145,23 +145,26 @@ def _look_up_discovery(draft: Draft, reference: Reference) -> None:
         draft.problems.error(reference.place, f'expected a discovery: "{spec.name}" is {what}')
 
 
-def _check_policy(draft: Draft, reference: Reference, kind: str) -> None:
-    declared = draft.left_out.get(reference.name)
-    type_name = declared.type if declared is not None else reference.name
-    found = POLICY_TYPES.get(type_name)
-    if found == kind or reference.name in draft.broken:
+def _check_policy(draft: Draft, reference: Reference, kind: str, *, gate: bool) -> None:
+    """Reports a policy that is not there or of another kind. Without its gate nothing of flow control has an effect, and what
+    is wrong is no reason to refuse the configuration."""
+    name = reference.name
+    declared = draft.left_out.get(name)
+    if name in draft.broken:
         return
+    type_name = declared.type if declared is not None else name if name in DEFAULT_POLICIES else ""
+    found = POLICY_TYPES.get(type_name)
+    if found == kind:
+        return
+    report = draft.problems.error if gate else draft.problems.warning
     article = "an" if kind[0] in "aeio" else "a"
     if found is not None:
-        draft.problems.error(
-            reference.place, f'expected {article} {kind}: "{reference.name}" is of another kind, {found}'
-        )
-    elif reference.name in draft.specs:
-        spec = draft.specs[reference.name]
-        what = words_for(spec.cls, spec.type)
-        draft.problems.error(reference.place, f'expected {article} {kind}: "{reference.name}" is {what}')
+        report(reference.place, f'expected {article} {kind}: "{name}" is of another kind, {found}')
+    elif name in draft.specs:
+        spec = draft.specs[name]
+        report(reference.place, f'expected {article} {kind}: "{name}" is {words_for(spec.cls, spec.type)}')
+    elif POLICY_TYPES.get(name) == kind:
+        report(reference.place, f'no {kind} is named "{name}"; add it to plugins, as {{type: {name}}}')
     else:
         options = [*draft.left_out, *(t for t, k in POLICY_TYPES.items() if k == kind)]
-        draft.problems.error(
-            reference.place, f'no {kind} is named "{reference.name}"{did_you_mean(reference.name, options)}'
-        )
+        report(reference.place, f'no {kind} is named "{name}"{did_you_mean(name, options)}')

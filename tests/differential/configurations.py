@@ -374,6 +374,39 @@ JUDGED: Final[dict[str, Config]] = {
         **_FLOW, flowControl={"defaultPriorityBand": {"orderingPolicyRef": "queue-scorer"}}
     ),
     "usage limit policy that is nowhere": _with(**_FLOW, flowControl={"usageLimitPolicyPluginRef": "nobody"}),
+    **{
+        f"{name}, not declared{of_gate}": _with(**gate, flowControl={"defaultPriorityBand": {key: name}})
+        for key, name in (
+            ("fairnessPolicyRef", "round-robin-fairness-policy"),
+            ("fairnessPolicyRef", "global-strict-fairness-policy"),
+            ("fairnessPolicyRef", "fcfs-ordering-policy"),
+            ("orderingPolicyRef", "edf-ordering-policy"),
+        )
+        for of_gate, gate in (("", _FLOW), (", without the gate", {}))
+    },
+    "usage limit policy that is not declared": _with(
+        **_FLOW, flowControl={"usageLimitPolicyPluginRef": "soft-reflective-ceiling-policy"}
+    ),
+    "fairness policy by its type, declared by another name": {
+        **_plugins(plugin("round-robin-fairness-policy", "mine")),
+        **_FLOW,
+        "flowControl": {"defaultPriorityBand": {"fairnessPolicyRef": "round-robin-fairness-policy"}},
+    },
+    "default policy by its type, declared by another name": {
+        **_plugins(plugin("fcfs-ordering-policy", "mine")),
+        **_FLOW,
+        "flowControl": {"defaultPriorityBand": {"orderingPolicyRef": "fcfs-ordering-policy"}},
+    },
+    "policies that are nowhere, without the gate": _with(
+        flowControl={
+            "usageLimitPolicyPluginRef": "nobody",
+            "priorityBands": [{"fairnessPolicyRef": "nobody", "orderingPolicyRef": "queue-scorer"}],
+        }
+    ),
+    "two bands of one priority, without the gate": _with(
+        flowControl={"priorityBands": [{"priority": 1}, {"priority": 1}]}
+    ),
+    "negative time-out, without the gate": _with(flowControl={"defaultRequestTTL": "-1s"}),
     "two bands of one priority": _with(**_FLOW, flowControl={"priorityBands": [{"priority": 1}, {"priority": 1}]}),
     "band without priority": _with(**_FLOW, flowControl={"priorityBands": [{"maxRequests": 1}]}),
     "two bands without priority": _with(

@@ -31,6 +31,8 @@ STRICTER: Final = {
     "no apiVersion": "it says how the file is to be read",
     "plugin twice in a profile": "it would count twice",
     "parser twice": "it would be asked once",
+    "two bands of one priority, without the gate": "with the gate the Go EPP refuses it, too",
+    "negative time-out, without the gate": "with the gate the Go EPP refuses it, too",
     "no-hit memory of zero": "it means nothing",
     "token threshold of zero": "it means nothing",
     "negative idle threshold": "it means nothing",

@@ -284,28 +284,58 @@ def test_of_a_gate_that_is_there_twice_the_last_one_counts() -> None:
             "flowControl: {priorityBands: [{priority: 1}, {priority: 1}]}",
             "4:57: flowControl.priorityBands[1].priority: priority 1 has a band already",
         ),
-        (
-            "flowControl: {defaultPriorityBand: {fairnessPolicyRef: fcfs-ordering-policy}}",
-            (
-                '4:56: flowControl.defaultPriorityBand.fairnessPolicyRef: expected a fairness policy: "fcfs-ordering-policy" is of another kind, '
-                "ordering policy"
-            ),
-        ),
-        (
-            "flowControl: {defaultPriorityBand: {orderingPolicyRef: fcfs-ordering}}",
-            (
-                '4:56: flowControl.defaultPriorityBand.orderingPolicyRef: no ordering policy is named "fcfs-ordering"; '
-                'did you mean "fcfs-ordering-policy"?'
-            ),
-        ),
-        (
-            "flowControl: {usageLimitPolicyPluginRef: queue-scorer}",
-            '4:42: flowControl.usageLimitPolicyPluginRef: expected a usage-limit policy: "queue-scorer" is a scorer',
-        ),
     ],
 )
 def test_sections(section: str, problem: str) -> None:
     assert errors(f"{SCORER}{section}\n") == [problem]
+
+
+@pytest.mark.parametrize(
+    ("section", "problem"),
+    [
+        (
+            "{defaultPriorityBand: {fairnessPolicyRef: fcfs-ordering-policy}}",
+            (
+                '5:56: flowControl.defaultPriorityBand.fairnessPolicyRef: expected a fairness policy: "fcfs-ordering-policy" is of another kind, '
+                "ordering policy"
+            ),
+        ),
+        (
+            "{defaultPriorityBand: {orderingPolicyRef: fcfs-ordering}}",
+            (
+                '5:56: flowControl.defaultPriorityBand.orderingPolicyRef: no ordering policy is named "fcfs-ordering"; '
+                'did you mean "fcfs-ordering-policy"?'
+            ),
+        ),
+        (
+            "{usageLimitPolicyPluginRef: queue-scorer}",
+            '5:42: flowControl.usageLimitPolicyPluginRef: expected a usage-limit policy: "queue-scorer" is a scorer',
+        ),
+        (
+            "{defaultPriorityBand: {fairnessPolicyRef: round-robin-fairness-policy}}",
+            (
+                '5:56: flowControl.defaultPriorityBand.fairnessPolicyRef: no fairness policy is named "round-robin-fairness-policy"; '
+                "add it to plugins, as {type: round-robin-fairness-policy}"
+            ),
+        ),
+    ],
+)
+def test_policies_have_to_be_there_only_where_flow_control_is_on(section: str, problem: str) -> None:
+    """Files for the Go EPP with a section that is not in use, and with policies of other releases in it, are good ones."""
+    on = f"{SCORER}featureGates: [flowControl]\nflowControl: {section}\n"
+    off = f"{SCORER}featureGates: [flowControl=false]\nflowControl: {section}\n"
+    place, _, message = problem.partition(" ")
+
+    assert errors(on) == [problem]
+    assert errors(off) == []
+    assert f"{place} warning: {message}" in warnings(off)
+
+
+def test_the_policies_that_are_always_there_need_not_be_declared() -> None:
+    bands = "[{fairnessPolicyRef: global-strict-fairness-policy, orderingPolicyRef: fcfs-ordering-policy}]"
+    settings = f"{{usageLimitPolicyPluginRef: static-usage-limit-policy, priorityBands: {bands}}}"
+
+    assert errors(f"{SCORER}featureGates: [flowControl]\nflowControl: {settings}\n") == []
 
 
 def test_everything_wrong_is_reported_at_once_in_the_order_of_the_file() -> None:
