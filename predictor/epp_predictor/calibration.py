@@ -171,6 +171,29 @@ class Calibration:
             self._spread.clear()
         self._factors.clear()
 
+    def inherit(self, before: Calibration) -> None:
+        """Take over what `before`, beside another model, has learnt of endpoints of which little has been observed here: all
+        of it of those that are new here, ever less up to the 1/rate-th observation."""
+        known = np.flatnonzero(before._counts)
+        if not len(known):
+            return
+        if known[-1] >= len(self._counts) - 1:
+            self._grow(int(known[-1]) + 2)
+        counts, counts_before = self._counts[known], before._counts[known]
+        weights = np.minimum(counts, counts_before)
+        # The two models differ by so much on what both have seen of the same endpoints.
+        if weights.any():
+            between = float(np.average(self._offsets[known] - before._offsets[known], weights=weights))
+        else:
+            between = self.fleet_offset - before.fleet_offset
+        own = np.minimum(self.settings.rate * counts, 1.0)
+        offsets = own * self._offsets[known] + (1 - own) * (before._offsets[known] + between)
+        counts = np.where(own < 1, np.maximum(counts, counts_before), counts)
+        trust = counts / (counts + self.settings.endpoint_trust)
+        self._counts[known], self._offsets[known] = counts, offsets
+        self._pull[known], self._lean[known] = trust * offsets, 1 - trust
+        self._factors.clear()
+
     def forget_scores(self) -> None:
         """Keep the offsets, drop the spread: scores of samples that a model was fitted on are too small."""
         self._all = _Window(self.settings.window)

@@ -39,6 +39,8 @@ _NAN: Final = float("nan")
 _GONE_FIRST: Final = 1000
 _ELSEWHERE: Final = -1
 _ENOUGH: Final = 20
+_INHERITED_S: Final = 1800.0
+"""After a restart, for as long as samples of the process before would have counted (TrainerSettings.max_age_s)."""
 _NOTHING_SAID: Final = (_NAN,) * 6
 
 
@@ -240,6 +242,7 @@ class Predictor:
         self._last_number = UNKNOWN
         self._gone: deque[int] = deque()
         self._judged: dict[str, _Judged] = {target: _Judged() for target in TARGETS}
+        self._inherited_until_s = -math.inf
         self._elsewhere = {target: Calibration(self._settings) for target in TARGETS}
 
     # --- endpoints --------------------------------------------------------------------------------------------------------
@@ -393,19 +396,23 @@ class Predictor:
             if before is not None and same:
                 calibrations[target] = before.calibrations[target]
             else:
-                calibrations[target] = Calibration.restored(published.calibration, self._settings)
+                calibration = calibrations[target] = Calibration.restored(published.calibration, self._settings)
+                if before is not None and target in before.calibrations and self._clock() < self._inherited_until_s:
+                    # An endpoint that is avoided has no samples of this process, and is no usual one for that.
+                    calibration.inherit(before.calibrations[target])
         model = Model({target: published.model for target, published in snapshot.targets.items()})
         number = 1 if before is None else before.number + 1
         self._live = Live(number, model, calibrations, snapshot.targets)
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Publish a snapshot of an earlier process: its endpoints keep their names and get its numbers. For a fresh
-        predictor."""
+        """Publish a snapshot of an earlier process: its endpoints keep their names and get its numbers, and for a while what
+        was known of them goes on with the next models. For a fresh predictor."""
         if self._numbers:
             raise ValueError("a predictor that knows endpoints already cannot take over those of a snapshot")
         self._numbers = dict(snapshot.endpoints)
         self._last_number = max(self._numbers.values(), default=UNKNOWN)
         self.publish(snapshot)
+        self._inherited_until_s = self._clock() + _INHERITED_S
 
     def snapshot(self) -> Snapshot | None:
         """What is in use now, calibrations as of now, to be saved. None when untrained."""

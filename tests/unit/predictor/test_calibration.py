@@ -113,6 +113,48 @@ def test_a_forgotten_endpoint_is_like_an_unseen_one() -> None:
     assert factors(calibration, 2)[0] == factors(calibration, 50)[0]
 
 
+@pytest.mark.parametrize(
+    ("own", "factor"), [([], 8.0), ([0.0], 8.0**0.96), ([0.0] * 5, 8.0**0.8), ([0.0] * 25, 1.0)], ids=str
+)
+def test_the_offset_of_an_endpoint_is_inherited_until_it_has_observations_of_its_own(
+    own: list[float], factor: float
+) -> None:
+    """The model before said twice as much of everything, and endpoint 70 took eight times as long as endpoint 1."""
+    before = taught(np.full(300, -np.log(2)))
+    for _ in range(300):
+        before.observe(70, np.log(4))
+    calibration = taught(np.zeros(300))
+    for value in own:
+        calibration.observe(70, value)
+
+    calibration.inherit(before)
+
+    one, other = (factors(calibration, endpoint, (0.5,))[0] for endpoint in (1, 70))
+    assert other / one == pytest.approx(factor, rel=0.1)
+
+
+def test_a_new_model_that_has_seen_none_of_the_endpoints_inherits_what_tells_them_apart() -> None:
+    before = taught(np.zeros(300))
+    for _ in range(300):
+        before.observe(2, np.log(8))
+    calibration = Calibration()
+
+    calibration.inherit(before)
+
+    one, other = (factors(calibration, endpoint, (0.5,))[0] for endpoint in (1, 2))
+    assert other / one == pytest.approx(8, rel=0.1)
+
+
+def test_of_endpoints_that_have_gone_nothing_is_inherited() -> None:
+    before = taught(np.full(300, 2.0), endpoint=3)
+    before.forget(3)
+    calibration = taught(np.zeros(300))
+
+    calibration.inherit(before)
+
+    assert calibration.state().endpoints.tolist() == [1]
+
+
 def test_state_comes_back_as_it_was() -> None:
     calibration = taught(noise(300), endpoint=7)
     for value in noise(40, middle=0.4):

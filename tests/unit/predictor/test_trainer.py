@@ -218,6 +218,45 @@ def test_one_slow_endpoint_is_known_from_its_first_prediction(avoided_for: int) 
     assert ttft.ms[1] / ttft.ms[0] == pytest.approx(2.5, rel=0.2)
 
 
+def test_a_slow_endpoint_is_known_to_the_first_model_after_a_restart() -> None:
+    """Nothing is sent to it, because it is slow: no sample of this process shows that."""
+    factors = np.ones(9)
+    factors[3] = 8.0
+    before = Trainer(SETTINGS)
+    before.add(drawn(3000, 6, factors=factors), 30.0)
+    saved = before.train(30.0).snapshot
+    assert saved is not None
+    now_s = 40.0
+    predictor = Predictor(clock=lambda: now_s)
+    predictor.restore(saved)
+    trainer = Trainer(SETTINGS, in_use=saved)
+    rows = drawn(3000, 7, start_s=40.0, factors=factors)
+    rows = rows[rows[:, ENDPOINT] != 3]
+    rows[:, TTFT] += 0.2 * rows[:, FIRST_FEATURE + COLUMN["input_token_length"]]
+    trainer.add(rows, 80.0)
+    first = trainer.train(80.0).snapshot
+    assert first is not None
+    assert first.targets["ttft"].version == saved.targets["ttft"].version + 1
+    same = np.repeat(draw(1, np.random.default_rng(8)).features, 2, axis=0)
+
+    def times_as_slow() -> float:
+        estimate = predictor.predict(same, np.array([1, 3])).ttft
+        assert estimate is not None
+        return float(estimate.ms[1] / estimate.ms[0])
+
+    predictor.publish(first)
+    assert times_as_slow() == pytest.approx(8, rel=0.25)
+
+    # Half an hour later nothing that was seen counts any more, here as without a restart.
+    now_s += 2000.0
+    much_later = drawn(3000, 9, start_s=2000.0, factors=factors)
+    trainer.add(much_later[much_later[:, ENDPOINT] != 3], 2040.0)
+    later = trainer.train(2040.0).snapshot
+    assert later is not None
+    predictor.publish(later)
+    assert times_as_slow() == pytest.approx(1, rel=0.3)
+
+
 # --- poison --------------------------------------------------------------------------------------------------------------
 
 
