@@ -92,6 +92,7 @@ from epp.api.plugin import (
     StateDumper,
     StateKeeper,
     UsageReader,
+    deprecated,
 )
 from epp.api.request import (
     NO_SLO,
@@ -207,6 +208,7 @@ __all__ = [
     "UsageReader",
     "check_path",
     "data_key",
+    "deprecated",
     "distinct",
     "headers",
     "host_port",

@@ -31,6 +31,12 @@ class NoParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """For plugins without parameters."""
 
 
+def deprecated(instead: str) -> msgspec.Meta:
+    """Marks a parameter that is still read: `Annotated[int, deprecated("use blockSizeTokens")]`. Who writes it is told so."""
+    schema = {"deprecated": True, "description": f"Deprecated: {instead}"}
+    return msgspec.Meta(extra={"deprecated": instead}, extra_json_schema=schema)
+
+
 class Metric(Protocol):
     """A counter, gauge or histogram; `labels` gives the child for these label values."""
 

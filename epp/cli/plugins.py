@@ -133,6 +133,8 @@ def _parameter(parameter: Parameter, width: int) -> str:
         default = "default as follows"
     else:
         default = f"default {msgspec.json.encode(parameter.default).decode()}"
+    if parameter.deprecated:
+        default += f"; deprecated: {parameter.deprecated}"
     text = textwrap.fill(
         f"{parameter.values}; {default}",
         _WIDTH - width,

@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from epp.api import ConfigError, Handle, Plugin
+from epp.config.params import deprecation_of
 from epp.config.registry import Registry
 from epp.config.roles import words_for
 
@@ -31,12 +32,14 @@ class Parameter(msgspec.Struct, frozen=True):
     """One parameter. `path` leads into structs (`algorithm.type`) and lists of them (`conditions[].metric`).
 
     `values` says in words what is accepted. `default` is None for required ones, and where None is the default.
+    `deprecated` says what to do instead, empty where it is not.
     """
 
     path: str
     values: str
     required: bool
     default: Any = None
+    deprecated: str = ""
 
 
 class PluginFacts(msgspec.Struct, frozen=True):
@@ -168,7 +171,8 @@ def _parameters(shape: msgspec.inspect.Type, path: str, outer: tuple[type, ...])
         return
     for field in shape.fields:
         name = f"{path}.{field.encode_name}" if path else field.encode_name
-        yield Parameter(name, values_of(field.type), field.required, default_of(field))
+        instead = deprecation_of(field.type)
+        yield Parameter(name, values_of(field.type), field.required, default_of(field), instead)
         inner, suffix = _part(field.type)
         yield from _parameters(inner, f"{name}{suffix}", (*outer, shape.cls))
 

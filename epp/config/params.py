@@ -1,4 +1,4 @@
-"""Decodes a plugin's parameters into its Params struct, and reports everything that does not fit, at its own line."""
+"""Decodes a plugin's parameters into its Params struct. Reports what does not fit and what is deprecated, at its own line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import msgspec
 
 from epp.api import Plugin
 from epp.config.document import Fields, Items, Node, Scalar, is_null, kind_of, plain
-from epp.config.problems import Place, Problems, did_you_mean
+from epp.config.problems import Place, Problems, Severity, did_you_mean
 
 # msgspec: "Expected `int`, got `str` - at `$.a[0].b`"; dict values show as `[...]`, dict keys as "at `key` in `$.a`".
 _WHERE: Final = re.compile(r" - at (?:`key` in )?`\$([^`]*)`$")
@@ -46,23 +46,29 @@ def decode_params(
     _check_fields(node, _shape_of(cls.Params), place, check)
     written: dict[str, Any] = plain(node)
     _check_values(cls, node, written, place, check)
+    params = None
     if not check.failed:
         try:
-            return msgspec.convert({**defaults, **written} if defaults else written, cls.Params), written
+            params = msgspec.convert({**defaults, **written} if defaults else written, cls.Params)
         except msgspec.ValidationError as error:
             check.error(*_located(str(error), node, place, _shape_of(cls.Params)))
         # A Params class is third-party code: its __post_init__ may raise anything.
         except Exception as error:
             check.error(place, f"{type(error).__name__}: {error}")
-    for problem in check.found:
-        problems.error(Place(problem.path, problem.line, problem.column), problem.message)
-    return None
+    problems.add(check.found)
+    return None if params is None else (params, written)
 
 
 def inspect_params(cls: type[Plugin]) -> None:
     """Do now what decoding this plugin's parameters for the first time takes 0.3 ms for. Raises anything for a bad class."""
     _shape_of(cls.Params)
     _fields_of(cls.Params)
+
+
+def deprecation_of(shape: msgspec.inspect.Type) -> str:
+    """What to do in place of writing a parameter of this shape; empty where it is not deprecated."""
+    extra = shape.extra if isinstance(shape, msgspec.inspect.Metadata) else None
+    return str(extra.get("deprecated", "")) if extra else ""
 
 
 # Evaluates annotations: at every reload it would hold up requests.
@@ -77,7 +83,7 @@ def _fields_of(struct: type[msgspec.Struct]) -> tuple[msgspec.structs.FieldInfo,
 
 
 def _check_fields(node: Node, shape: msgspec.inspect.Type, place: Place, problems: Problems) -> None:
-    """Report unknown and missing fields of structs at every depth. Kinds of values are left to msgspec."""
+    """Report unknown, missing and deprecated fields of structs at every depth. Kinds of values are left to msgspec."""
     if isinstance(node, Items):
         item_shape = getattr(shape, "item_type", None)
         for i, item in enumerate(node.items if item_shape else []):
@@ -100,6 +106,10 @@ def _check_fields(node: Node, shape: msgspec.inspect.Type, place: Place, problem
             message = f"unknown field{did_you_mean(key, names)}" if names else "unknown field; there are no parameters"
             problems.error(Place(f"{place.path}.{key}", field.line, field.column), message)
         elif key in known:
+            instead = deprecation_of(known[key].type)
+            if instead and not is_null(field.value):
+                place_of_key = Place(f"{place.path}.{key}", field.line, field.column)
+                problems.warning(place_of_key, f"is deprecated: {instead}")
             inner = Place(f"{place.path}.{key}", field.value.line, field.value.column)
             _check_fields(field.value, _struct_of(known[key].type), inner, problems)
     for name, expected in known.items():
@@ -109,7 +119,7 @@ def _check_fields(node: Node, shape: msgspec.inspect.Type, place: Place, problem
 
 def _check_values(cls: type[Plugin], node: Fields, written: dict[str, Any], place: Place, problems: Problems) -> None:
     """Try each top-level value on its own, since msgspec stops at the first that does not fit."""
-    reported = [p.path for p in problems.found]
+    reported = [p.path for p in problems.found if p.severity is Severity.ERROR]
     for field in _fields_of(cls.Params):
         name = field.encode_name
         path = f"{place.path}.{name}"

@@ -59,14 +59,18 @@ class Problems:
         self.file = file
         self._found: dict[Problem, None] = {}
         self._counts = dict.fromkeys(Severity, 0)
-        for problem in found:
-            self._add(problem)
+        self.add(found)
 
     def error(self, place: Place, message: str) -> None:
         self._add(Problem(place.path, message, place.line, place.column, self.file, Severity.ERROR))
 
     def warning(self, place: Place, message: str) -> None:
         self._add(Problem(place.path, message, place.line, place.column, self.file, Severity.WARNING))
+
+    def add(self, found: Iterable[Problem]) -> None:
+        """Findings of another collection."""
+        for problem in found:
+            self._add(problem)
 
     @property
     def failed(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 import msgspec
 
@@ -23,6 +23,7 @@ from epp.api import (
     Request,
     RequestError,
     SchedulingResult,
+    deprecated,
     headers,
 )
 from epp_plugins.stage_headers import set_stage_headers
@@ -72,12 +73,12 @@ class DisaggProfileHandler(ProfileHandler, PreRequest):
         profiles: Stages = Stages()
         deciders: Deciders = Deciders()
         on_stage_unavailable: Literal["proceed", "refuse"] = "proceed"
-        decode_profile: str = ""
-        prefill_profile: str = ""
-        encode_profile: str = ""
-        prefill_decider_plugin_name: str = ""
-        encode_decider_plugin_name: str = ""
-        decider_plugin_name: str = ""
+        decode_profile: Annotated[str, deprecated("use profiles.decode")] = ""
+        prefill_profile: Annotated[str, deprecated("use profiles.prefill")] = ""
+        encode_profile: Annotated[str, deprecated("use profiles.encode")] = ""
+        prefill_decider_plugin_name: Annotated[str, deprecated("use deciders.prefill")] = ""
+        encode_decider_plugin_name: Annotated[str, deprecated("use deciders.encode")] = ""
+        decider_plugin_name: Annotated[str, deprecated("use deciders.prefill")] = ""
 
     def __init__(self, params: Any, handle: Handle) -> None:
         super().__init__(params, handle)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from epp.api import ConfigError
+from epp.api import ConfigError, deprecated
 from epp_plugins.kv_events.followers import Ports
 from epp_plugins.kv_events.index import BlockIndex
 from epp_plugins.kv_events.keys import BlockKeys, EngineKeys, TokenKeys
@@ -23,7 +23,7 @@ class TokenProcessor(_Struct, frozen=True):
     """
 
     block_size_tokens: Annotated[int, msgspec.Meta(ge=0)] = 0
-    block_size: Annotated[int, msgspec.Meta(ge=0)] = 0
+    block_size: Annotated[int, msgspec.Meta(ge=0), deprecated("use blockSizeTokens")] = 0
     hash_seed: str = ""
     hash_algorithm: Literal["cbor-fnv", "xxh64", "sha256", "sha256_cbor", "xxhash", "xxhash_cbor"] = "cbor-fnv"
 

@@ -28,6 +28,7 @@ from epp.api import (
     StateKeeper,
     Termination,
     data_key,
+    deprecated,
 )
 from epp_plugins.cache_calibration import Action, Advice
 from epp_plugins.cache_check import CacheCheck
@@ -83,9 +84,11 @@ class ApproxPrefixCacheProducer(DataProducer, PreRequest, ResponseComplete, Endp
     class Params(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
         auto_tune: bool = True
         block_size_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None
-        block_size: Annotated[int, msgspec.Meta(ge=1)] | None = None  # deprecated name of the above
+        block_size: Annotated[Annotated[int, msgspec.Meta(ge=1)] | None, deprecated("use blockSizeTokens")] = None
         max_prefix_tokens_to_match: Annotated[int, msgspec.Meta(ge=0)] = 131_072  # for each prompt; 0: see the next
-        max_prefix_blocks_to_match: Annotated[int, msgspec.Meta(ge=0)] = 2048  # deprecated; 0: no limit
+        max_prefix_blocks_to_match: Annotated[
+            int, msgspec.Meta(ge=0), deprecated("use maxPrefixTokensToMatch; it has no effect unless that is 0")
+        ] = 2048  # 0: no limit
         lru_capacity_per_server: int = DEFAULT_CAPACITY  # blocks; 0 and less mean the default
         max_blocks: Annotated[int, msgspec.Meta(ge=1)] = _MOST_BLOCKS  # over all endpoints
         self_correct: bool = True  # shrink or purge what is believed of an endpoint whose answers disprove it

@@ -41,6 +41,7 @@ from epp.api import (
     StateDumper,
     StateKeeper,
     data_key,
+    deprecated,
 )
 from epp_plugins.latency.allowance import Allowance
 from epp_plugins.latency.course import NO_BODY, Course, lesson
@@ -139,8 +140,8 @@ class PredictedLatencyProducer(
         flush_interval_sec: Annotated[float, msgspec.Meta(gt=0)] = 1.0
         http_timeout_sec: Annotated[float, msgspec.Meta(gt=0)] = 10.0
         max_learnt_per_sec: Annotated[float, msgspec.Meta(ge=1)] = 200.0
-        sampling_mean: float = 1000.0
-        max_decode_token_samples_for_prediction: int = 0
+        sampling_mean: Annotated[float, deprecated("it has no effect")] = 1000.0
+        max_decode_token_samples_for_prediction: Annotated[int, deprecated("it has no effect")] = 0
 
     def __init__(self, params: Params, handle: Handle) -> None:
         super().__init__(params, handle)

@@ -8,7 +8,7 @@ from typing import Annotated, Final
 import msgspec
 import numpy as np
 
-from epp.api import IN_FLIGHT_REQUESTS, Candidates, Floats, Handle, Request, Scorer
+from epp.api import IN_FLIGHT_REQUESTS, Candidates, Floats, Handle, Request, Scorer, deprecated
 
 _LESS_THAN_ONE_REQUEST: Final = 1e-9
 
@@ -26,7 +26,7 @@ class ActiveRequestScorer(Scorer):
         idle_threshold: Annotated[int, msgspec.Meta(ge=0)] = 0  # requests
         max_busy_score: Annotated[float, msgspec.Meta(ge=0, le=1)] = 1.0
         in_flight_load_producer_name: str = ""
-        request_timeout: str = ""
+        request_timeout: Annotated[str, deprecated("it has no effect")] = ""
 
     def __init__(self, params: Params, handle: Handle) -> None:
         super().__init__(params, handle)

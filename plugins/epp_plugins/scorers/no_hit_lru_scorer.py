@@ -22,6 +22,7 @@ from epp.api import (
     SchedulingResult,
     Scorer,
     data_key,
+    deprecated,
 )
 
 
@@ -38,8 +39,8 @@ class NoHitLruScorer(Scorer, PreRequest, EndpointListener):
     class Params(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
         lru_size: Annotated[int, msgspec.Meta(gt=0)] = 1024  # endpoints
         prefix_match_info_producer_name: str = ""
-        prefix_plugin_type: str = ""
-        prefix_plugin_name: str = ""
+        prefix_plugin_type: Annotated[str, deprecated("it has no effect")] = ""
+        prefix_plugin_name: Annotated[str, deprecated("it has no effect, use prefixMatchInfoProducerName")] = ""
 
     def __init__(self, params: Params, handle: Handle) -> None:
         super().__init__(params, handle)

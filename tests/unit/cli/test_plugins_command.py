@@ -96,6 +96,12 @@ def test_a_deprecated_name_is_shown_with_what_to_use(capsys: pytest.CaptureFixtu
     assert '"tokenizer" is deprecated: use "token-producer", which takes the same parameters.' in out
 
 
+def test_a_deprecated_parameter_is_shown_with_what_to_use(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = run(capsys, "plugins", "no-hit-lru-scorer")
+
+    assert "text; empty; deprecated: it has no effect, use prefixMatchInfoProducerName" in " ".join(out.split())
+
+
 def test_an_unknown_type_gets_a_suggestion_and_status_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, "plugins", "queue-scorr") == (
         2,
@@ -121,7 +127,7 @@ def test_json_says_the_same_for_programs(capsys: pytest.CaptureFixture[str]) -> 
     found = json.loads(one)
     assert found in json.loads(everything)
     assert found["parameters"] == [
-        {"path": "maxNumOfEndpoints", "values": "a whole number", "required": False, "default": 1}
+        {"path": "maxNumOfEndpoints", "values": "a whole number", "required": False, "default": 1, "deprecated": ""}
     ]
 
 

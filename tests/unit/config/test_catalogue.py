@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 import pytest
 
-from epp.api import ConfigError, Scorer
+from epp.api import ConfigError, Scorer, deprecated
 from epp.config import Registry
 from epp.config.catalogue import PluginFacts, facts_of, sample
 from epp_plugins.registry import ALIASES, BUILTIN, REPLACED
@@ -33,6 +33,7 @@ class Documented(FlatScorer):
         rules: Annotated[tuple[Rule, ...], msgspec.Meta(min_length=1)]
         by_name: dict[str, int] = {}
         limit: Annotated[int, msgspec.Meta(ge=0)] | None = None
+        most: Annotated[Annotated[int, msgspec.Meta(ge=0)] | None, deprecated("use limit")] = None
 
 
 class Failing(Scorer):
@@ -117,7 +118,11 @@ def test_parameters_are_told_with_ranges_defaults_and_what_is_in_them() -> None:
         ("rules[].maxValue", "a number, more than 0, at most 1", False, 1.0),
         ("byName", "a mapping to a whole number", False, {}),
         ("limit", "a whole number, at least 0", False, None),
+        ("most", "a whole number, at least 0", False, None),
     ]
+    assert {p.path: p.deprecated for p in facts_of_class(Documented).parameters if p.deprecated} == {
+        "most": "use limit"
+    }
 
 
 def test_facts_are_written_as_json() -> None:

@@ -69,6 +69,15 @@ def test_the_schema_is_a_schema_and_knows_every_type() -> None:
     assert {o.get("const") for o in options} >= {*BUILTIN, *ALIASES}
 
 
+def test_deprecated_parameters_are_marked() -> None:
+    """Editors strike them through, and show the text."""
+    fields = SCHEMA["$defs"]["approx-prefix-cache-producer.Params"]["properties"]
+
+    assert fields["blockSize"]["deprecated"] is True
+    assert fields["blockSize"]["description"] == "Deprecated: use blockSizeTokens"
+    assert "deprecated" not in fields["blockSizeTokens"]
+
+
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda f: f.name)
 def test_configurations_of_the_repository_fit(file: Path) -> None:
     text = file.read_text()
