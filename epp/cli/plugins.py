@@ -135,14 +135,14 @@ def _parameter(parameter: Parameter, width: int) -> str:
         default = f"default {msgspec.json.encode(parameter.default).decode()}"
     if parameter.deprecated:
         default += f"; deprecated: {parameter.deprecated}"
-    text = textwrap.fill(
+    return textwrap.fill(
         f"{parameter.values}; {default}",
-        _WIDTH - width,
+        _WIDTH,
+        initial_indent=f"  {parameter.path:{width}}  ",
         subsequent_indent=" " * (width + 4),
         break_long_words=False,
         break_on_hyphens=False,
     )
-    return f"  {parameter.path:{width}}  {text}"
 
 
 def _keys(keys: tuple[str, ...] | None) -> str:

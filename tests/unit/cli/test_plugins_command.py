@@ -102,6 +102,13 @@ def test_a_deprecated_parameter_is_shown_with_what_to_use(capsys: pytest.Capture
     assert "text; empty; deprecated: it has no effect, use prefixMatchInfoProducerName" in " ".join(out.split())
 
 
+def test_lines_that_go_on_are_as_wide_as_the_first(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = run(capsys, "plugins", "precise-prefix-cache-producer")
+
+    lines = [line.strip() for line in out.splitlines()]
+    assert '"xxh64" or "xxhash" or "xxhash_cbor"; default' in lines
+
+
 def test_an_unknown_type_gets_a_suggestion_and_status_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, "plugins", "queue-scorr") == (
         2,
