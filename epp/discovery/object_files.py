@@ -35,6 +35,7 @@ OBJECTIVE: Final = "InferenceObjective"
 REWRITE: Final = "InferenceModelRewrite"
 TTFT_ANNOTATION: Final = "llm-d.ai/slo-ttft-ms"
 TPOT_ANNOTATION: Final = "llm-d.ai/slo-tpot-ms"
+_ANNOTATIONS: Final = tuple(a.partition("/")[2] for a in (TTFT_ANNOTATION, TPOT_ANNOTATION))
 MAX_FILE_BYTES: Final = 1 << 20
 MAX_DOCUMENTS: Final = 1000
 MAX_WEIGHT: Final = 1_000_000  # InferenceModelRewrite v1alpha2: spec.rules[].targets[].weight
@@ -237,6 +238,11 @@ def _objective(spec: Section, name: str, namespace: str) -> Objective:
 def _slo(metadata: Section) -> Slo:
     """Kinds of objects are the API group's: what it has no field for is an annotation."""
     annotations = _part(metadata, "annotations")
+    for key in annotations.fields():
+        group, _, name = key.partition("/")
+        # Others may annotate objects with what they like.
+        if group == "llm-d.ai" and name not in _ANNOTATIONS and (hint := did_you_mean(name, _ANNOTATIONS)):
+            metadata.problems.warning(annotations.place(key), f"unknown annotation is ignored{hint}")
     ttft_ms = annotations.parsed(TTFT_ANNOTATION, _milliseconds)
     tpot_ms = annotations.parsed(TPOT_ANNOTATION, _milliseconds)
     return Slo(NO_SLO.ttft_ms if ttft_ms is None else ttft_ms, NO_SLO.tpot_ms if tpot_ms is None else tpot_ms)

@@ -67,7 +67,7 @@ class InferenceObjects:
         return list(found.values())
 
     def _read(self, kind: str, resource: Resource, obj: Custom) -> Object | None:
-        """None for an object of another pool, and for one that cannot be used: then the log says why."""
+        """None for an object of another pool, and for one that cannot be used. The log says why, and what is ignored."""
         metadata = obj.metadata
         name = f"{kind}.{resource.group} {metadata.namespace}/{metadata.name}"
         if metadata.deletion_timestamp is not None:
@@ -86,6 +86,6 @@ class InferenceObjects:
         file = parse_object(value, name, self._pool)
         if file.errors:
             self.refused += 1
-            for problem in file.errors:
-                _log.warning("%s", problem)
+        for problem in file.problems:
+            _log.warning("%s", problem)
         return next(iter(file.objects.values()), None)

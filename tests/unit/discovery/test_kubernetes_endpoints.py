@@ -188,6 +188,18 @@ def test_annotations_are_the_slo_of_an_objective() -> None:
     assert made.slos == {"chat": Slo(ttft_ms=500)}
 
 
+def test_a_misspelt_annotation_is_told_and_the_objective_counts(caplog: pytest.LogCaptureFixture) -> None:
+    made = InferenceObjects(PoolName("pool"))
+    objective = make_objective("chat", 1)
+    objective["metadata"]["annotations"] = {"llm-d.ai/slo-tttft-ms": "500", "kubectl.kubernetes.io/x": "{}"}
+
+    made.apply(OBJECTIVE, of(LLM_D_GROUP), {("default", "chat"): custom(objective)})
+
+    assert (made.priorities, made.refused) == ({"chat": 1}, 0)
+    (said,) = caplog.messages
+    assert 'llm-d.ai/slo-tttft-ms: unknown annotation is ignored; did you mean "slo-ttft-ms"?' in said
+
+
 def test_objects_of_other_pools_do_not_count() -> None:
     made = InferenceObjects(PoolName("pool"))
 

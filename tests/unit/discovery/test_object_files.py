@@ -205,6 +205,7 @@ def with_annotations(annotations: str) -> str:
         ('{llm-d.ai/slo-ttft-ms: "200", llm-d.ai/slo-tpot-ms: "12.5"}', Slo(200, 12.5)),
         ("{llm-d.ai/slo-tpot-ms: 30}", Slo(tpot_ms=30)),
         ("{someone.else/slo-ttft-ms: x}", NO_SLO),
+        ("{llm-d.ai/model: x, llm-d.ai/slo: x, llm-d.ai/owner: x}", NO_SLO),
         ("{}", NO_SLO),
     ],
 )
@@ -213,6 +214,18 @@ def test_annotations_of_an_objective_are_its_slo(annotations: str, slo: Slo) -> 
 
     assert isinstance(found, Objective)
     assert found.slo == slo
+
+
+@pytest.mark.parametrize(
+    ("misspelt", "meant"), [("slo-tttft-ms", "slo-ttft-ms"), ("slo-tpot", "slo-tpot-ms"), ("ttft-ms", "slo-ttft-ms")]
+)
+def test_a_misspelt_annotation_is_told(misspelt: str, meant: str) -> None:
+    """Nothing would be refused or preferred for an SLO that nobody has read."""
+    (problem,) = problems(with_annotations(f'{{llm-d.ai/{misspelt}: "200"}}'))
+
+    assert problem.startswith("o.yaml:3:")
+    where = f"warning: metadata.annotations.llm-d.ai/{misspelt}"
+    assert problem.endswith(f'{where}: unknown annotation is ignored; did you mean "{meant}"?')
 
 
 @pytest.mark.parametrize("value", ["fast", "-1", "0", "nan", "inf"])
