@@ -122,7 +122,7 @@ class PredictedLatencyProducer(
 
     class Params(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
         slo_buffer_factor: Annotated[float, msgspec.Meta(gt=0)] = 1.0
-        context_ttl: int | str = msgspec.field(default=300_000_000_000, name="contextTTL")  # nanoseconds
+        context_ttl: int = msgspec.field(default=300_000_000_000, name="contextTTL")  # nanoseconds
         streaming_mode: bool = False
         endpoint_role_label: str = ""
         predict_in_produce: bool = True

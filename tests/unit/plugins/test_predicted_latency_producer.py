@@ -3,6 +3,7 @@ from __future__ import annotations
 from math import inf, nan
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -108,6 +109,13 @@ def predicted(request: Request) -> LatencyPrediction:
 
 def features(sample: Any) -> dict[str, float]:
     return {name: sample[FIRST_FEATURE + column] for name, column in COLUMN.items() if sample[FIRST_FEATURE + column]}
+
+
+@pytest.mark.parametrize("duration", ["foo", "5m", 1.5])
+def test_a_duration_without_effect_has_to_be_one_all_the_same(duration: object) -> None:
+    """Whole nanoseconds, as the Go EPP reads them."""
+    with pytest.raises(msgspec.ValidationError, match="contextTTL"):
+        Stage(contextTTL=duration)
 
 
 # --- predicting ----------------------------------------------------------------------------------------------------------
