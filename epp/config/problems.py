@@ -94,6 +94,7 @@ class Problems:
 
 
 def did_you_mean(word: str, options: Iterable[str]) -> str:
-    """`; did you mean "x"?` for the closest of `options`, or nothing when none is close."""
-    close = difflib.get_close_matches(word, list(options), n=1, cutoff=0.6)
-    return f'; did you mean "{close[0]}"?' if close else ""
+    """`; did you mean "x"?` for the closest of `options`, or nothing when none is close. Capitals are as good as small letters."""
+    by_letters = {option.lower(): option for option in options}
+    close = difflib.get_close_matches(word.lower(), by_letters, n=1, cutoff=0.6)
+    return f'; did you mean "{by_letters[close[0]]}"?' if close else ""

@@ -40,6 +40,14 @@ def test_parameters_reach_the_plugin_by_their_configuration_names() -> None:
                 'did you mean "queue"?'
             ),
         ),
+        (
+            "{rules: [{metric: QUEUE}]}",
+            (
+                '5:33: plugins[0].parameters.rules[0].metric: expected "queue" or "usage", got the text "QUEUE"; '
+                'did you mean "queue"?'
+            ),
+        ),
+        ("{LIMIT: 1}", '5:16: plugins[0].parameters.LIMIT: unknown field; did you mean "limit"?'),
         ("{rules: {metric: queue}}", "5:23: plugins[0].parameters.rules: expected a list, got a mapping"),
         ("{limit: x}", '5:23: plugins[0].parameters.limit: expected a whole number or nothing, got the text "x"'),
         (
