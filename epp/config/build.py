@@ -170,8 +170,9 @@ class _Assembly:
             return spec.cls(spec.params, self._environment.handle(spec.name, plugins=others))
         except ConfigError as error:
             self._report(spec, str(error))
-        # The plugin may be third-party code: whatever it raises must not hide the other problems.
-        except Exception as error:
+        # The plugin may be third-party code: whatever it raises must not hide the other problems. sys.exit would end the
+        # process without a word.
+        except (Exception, SystemExit) as error:
             self._environment.log.exception("plugin %s does not start", spec.name)
             self._report(spec, f"the plugin does not start: {type(error).__name__}: {error}")
         return None
@@ -218,7 +219,7 @@ class _Assembly:
         except ConfigError as error:
             self._report(self._draft.specs[handler.name], str(error))
         # As above: third-party code.
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self._report(
                 self._draft.specs[handler.name], f"the profiles cannot be checked: {type(error).__name__}: {error}"
             )
@@ -238,7 +239,7 @@ class _Assembly:
         try:
             return not parser.paths()
         # As above: third-party code.
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self._report(self._draft.specs[parser.name], f"its paths cannot be read: {type(error).__name__}: {error}")
             return False
 

@@ -158,7 +158,7 @@ def _data_keys(
             map(str, (*plugin.consumes(), *plugin.consumes_if_published()))
         )
     # Parameters without a default, or third-party code that fails without its surroundings.
-    except Exception:
+    except (Exception, SystemExit):
         return None, None
 
 

@@ -53,7 +53,7 @@ def decode_params(
         except msgspec.ValidationError as error:
             check.error(*_located(str(error), node, place, _shape_of(cls.Params)))
         # A Params class is third-party code: its __post_init__ may raise anything.
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             check.error(place, f"{type(error).__name__}: {error}")
     problems.add(check.found)
     return None if params is None else (params, written)

@@ -94,7 +94,7 @@ class Problems:
 
 
 def did_you_mean(word: str, options: Iterable[str]) -> str:
-    """`; did you mean "x"?` for the closest of `options`, or nothing when none is close. Capitals are as good as small letters."""
+    """`; did you mean "x"?` for the closest of `options`, whether small letters or capitals; nothing when none is close."""
     by_letters = {option.lower(): option for option in options}
     close = difflib.get_close_matches(word.lower(), by_letters, n=1, cutoff=0.6)
     return f'; did you mean "{by_letters[close[0]]}"?' if close else ""

@@ -30,7 +30,7 @@ class DataFlow:
             self._needs[spec.name] = needed = _keys(plugin.consumes())
             self.consumes[spec.name] = (*needed, *_keys(plugin.consumes_if_published()))
         # The plugin may be third-party code.
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self._draft.problems.error(spec.place, f'"{spec.name}" cannot say which data it uses: {error!r}')
             self._draft.broken.add(spec.name)
 

@@ -21,7 +21,7 @@ def references_of(draft: Draft, spec: PluginSpec) -> list[tuple[str, PluginSpec]
     try:
         named = [(path, str(name), kind) for path, (name, kind) in spec.cls.refers_to(spec.params).items()]
     # The plugin may be third-party code.
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         draft.problems.error(spec.place, f'"{spec.name}" cannot say which plugins it refers to: {error!r}')
         return None
     found: list[tuple[str, PluginSpec]] = []

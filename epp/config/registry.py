@@ -122,7 +122,7 @@ class Registry:
         point = self._installed[name]
         try:
             loaded = point.load()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ConfigError(f"{_owner(point)}: cannot import {point.value}: {error!r}") from error
         cls = _checked(loaded, point.value)
         if cls.type != name:
@@ -138,7 +138,7 @@ def _import_class(reference: str) -> type[Plugin]:
     module_name, _, class_name = reference.partition(":")
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(f"cannot import {module_name}: {error!r}") from error
     if not hasattr(module, class_name):
         options = [n for n in vars(module) if not n.startswith("_")]
@@ -153,6 +153,6 @@ def _checked(loaded: object, reference: str) -> type[Plugin]:
         raise ConfigError(f'{reference} has no type: set `type = "..."` in the class')
     try:
         inspect_params(loaded)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(f"{reference}.Params is not a msgspec struct that can be read: {error!r}") from error
     return loaded

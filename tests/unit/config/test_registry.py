@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import pytest
 
@@ -86,6 +87,26 @@ def test_a_named_class_that_cannot_be_used_says_why(reference: str, message: str
     found = report(f'plugins: [{{type: "{reference}"}}, {{type: queue-scorer}}]\n')
 
     assert found == [f"3:18: plugins[0].type: {message}"]
+
+
+def test_a_module_that_ends_the_process_is_a_problem_as_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """sys.exit would end epp run and epp check without a word of where."""
+    (tmp_path / "a_program.py").write_text("import sys\n\nsys.exit(3)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    assert report('plugins: [{type: "a_program:Class"}, {type: queue-scorer}]\n') == [
+        "3:18: plugins[0].type: cannot import a_program: SystemExit(3)"
+    ]
+    with pytest.raises(ConfigError, match=r"cannot import a_program:Class: SystemExit\(3\)"):
+        Registry(FAKES, installed=[entry_point("x", "a_program:Class")]).find("x")
+
+
+def test_a_plugin_that_ends_the_process_is_a_problem_as_any_other() -> None:
+    assert report(f'plugins: [{{type: "{MODULE}:ExitingScorer"}}, {{type: queue-scorer}}]\n') == [
+        "3:11: plugins[0]: the plugin does not start: SystemExit: no licence"
+    ]
 
 
 def test_an_alias_without_its_target_is_unknown() -> None:
