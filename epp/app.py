@@ -20,7 +20,7 @@ from epp.app_collecting import Collecting, make_collecting
 from epp.app_kubernetes import connect, idle_flags, is_guarded, make_discovery, make_gate
 from epp.app_leadership import Leadership
 from epp.app_readiness import hindrances
-from epp.app_reload import Reloader
+from epp.app_reload import Reloader, log_warnings
 from epp.app_tracing import make_traces
 from epp.cli.http2_limits import limits
 from epp.cli.options import NO_SOURCE, RunOptions, Source, Transport, UsageError
@@ -166,6 +166,7 @@ class Service:
         """Open the ports and begin to look for endpoints. Raises StartError or ConfigError."""
         options = self._options
         pipeline = self.director.pipeline
+        log_warnings(pipeline)
         await self._connect()
         for warning in idle_flags(
             options, static=self._file_discovery is not None, connected=self._kube_api is not None

@@ -27,6 +27,12 @@ _BETWEEN_STEPS_S: Final = 0.002  # of a plugin that retires; steps one after ano
 StartupParts = Callable[[Pipeline], Mapping[str, object]]
 
 
+def log_warnings(pipeline: Pipeline) -> None:
+    """A line for everything that is sloppy in the configuration, as `epp check` shows it."""
+    for problem in resolved_of(pipeline).warnings:
+        _log.warning("%s", problem)
+
+
 def startup_parts(pipeline: Pipeline) -> dict[str, object]:
     """What the service reads of a configuration once, when it starts: by name, something to compare."""
     resolved = resolved_of(pipeline)
@@ -151,8 +157,7 @@ class Reloader:
             made=[name for name in new.plugins if name not in kept],
             gone=[name for name in old.plugins if name not in kept],
         )
-        for problem in resolved_of(new).warnings:
-            _log.warning("%s", problem)
+        log_warnings(new)
         log_needs(_log, new)
 
     def _tidy_after(self, old: Pipeline) -> None:

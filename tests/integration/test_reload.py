@@ -72,6 +72,18 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
+async def test_warnings_about_the_configuration_are_told_at_the_start(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who does not run epp check learns of a deprecated parameter as well."""
+    write(path, config(1, "- {type: approx-prefix-cache-producer, parameters: {blockSize: 64}}\n"))
+
+    async with running(path):
+        told = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+
+    assert f"{path}:6:53: warning: plugins[2].parameters.blockSize: is deprecated: use blockSizeTokens" in told
+
+
 async def test_an_edit_and_a_rename_are_put_in_force(path: Path) -> None:
     async with running(path) as case:
         seen = [case.config_hash]
