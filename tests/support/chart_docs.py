@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from functools import cache
 from typing import Any, Final, NamedTuple
 
 import yaml
@@ -44,7 +45,7 @@ class Value(NamedTuple):
 def values() -> list[Value]:
     """All of values.yaml, in its order, with the comment above each."""
     text = (_LIBRARY / "values.yaml").read_text()
-    schema = json.loads((_LIBRARY / "schema.json").read_text())
+    schema = _schema()
     root = yaml.compose(text)
     assert isinstance(root, yaml.MappingNode)
     return list(_values(root, "", schema, schema, text.splitlines()))
@@ -65,6 +66,12 @@ def _values(
             yield Value(path, json.dumps(yaml.safe_load(yaml.serialize(value))), text)
 
 
+@cache
+def _schema() -> dict[str, Any]:
+    whole: dict[str, Any] = json.loads((_LIBRARY / "schema.json").read_text())
+    return whole
+
+
 def _properties(schema: dict[str, Any], whole: dict[str, Any]) -> dict[str, Any]:
     """What the schema names below a value; nothing where any key may stand."""
     if name := schema.get("$ref"):
@@ -75,8 +82,53 @@ def _properties(schema: dict[str, Any], whole: dict[str, Any]) -> dict[str, Any]
 
 def known_places() -> Iterator[str]:
     """Every value below which only named values may stand; empty for the top."""
-    whole = json.loads((_LIBRARY / "schema.json").read_text())
+    whole = _schema()
     return _places("", whole, whole)
+
+
+def sample(path: str, default: object) -> object:
+    """Something that the schema allows there, and not the default."""
+    return _sample(_at(path), default, _schema())
+
+
+def children(path: str) -> list[str]:
+    """What the schema names just below a value."""
+    return [f"{path}.{key}" for key in _properties(_at(path), _schema())]
+
+
+def _at(path: str) -> dict[str, Any]:
+    """What the schema says of a value."""
+    schema = _schema()
+    for key in path.split("."):
+        schema = _properties(schema, _schema())[key]
+    return schema
+
+
+def _sample(schema: dict[str, Any], default: object, whole: dict[str, Any]) -> object:
+    if name := schema.get("$ref"):
+        return _sample(whole["$defs"][name.removeprefix("#/$defs/")], default, whole)
+    if choices := schema.get("enum"):
+        return next(choice for choice in choices if choice and choice != default)
+    if "const" in schema:
+        return schema["const"]
+    if among := schema.get("oneOf"):
+        return _sample(among[0], default, whole)
+    below: dict[str, Any] = _properties(schema, whole)
+    kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+    match kinds[0]:
+        case "object" if below:
+            key = next(iter(below))
+            return {key: _sample(below[key], default.get(key) if isinstance(default, dict) else None, whole)}
+        case "object":
+            return {"other": "other"}
+        case "array":
+            return [_sample({"type": "object", **schema["items"]}, None, whole)]
+        case "boolean":
+            return not default
+        case "integer":
+            return int(default) - 1 if isinstance(default, int) and default > 1 else 2
+        case _:
+            return "other"
 
 
 def _places(path: str, schema: dict[str, Any], whole: dict[str, Any]) -> Iterator[str]:
@@ -134,6 +186,7 @@ def in_llm_d(path: str) -> str:
     return name if _is_known(name) else ""
 
 
+@cache
 def _pairs() -> list[tuple[str, str]]:
     """Parts of the charts' inner tree, and the values that they come from."""
     listed: list[dict[str, str]] = yaml.safe_load(_define("_tree.tpl", "epplib.names"))
@@ -149,7 +202,7 @@ def _is_below(path: str, above: str) -> bool:
 
 
 def _is_known(path: str) -> bool:
-    whole = json.loads((_LIBRARY / "schema.json").read_text())
+    whole = _schema()
     schema = whole
     for key in path.split("."):
         below = _properties(schema, whole)
@@ -171,9 +224,16 @@ def _define(file: str, name: str) -> str:
 
 
 def without_effect() -> Iterator[tuple[list[str], str]]:
-    """Values that NOTES.txt names where they are given, and why they do nothing."""
+    """Values that NOTES.txt names where they are given and not the default, and why they do nothing. `.*`: all just below."""
     text = (_LIBRARY / "templates" / "_notes.tpl").read_text()
     listed = text[text.index('define "epplib.withoutEffect"') :]
     plain = "\n".join(line for line in listed.splitlines()[1:] if not line.startswith("{{"))
     for remark in yaml.safe_load(plain):
-        yield remark["values"], remark["because"]
+        yield list(dict.fromkeys(name for part in remark["values"] for name in _names_of(part))), remark["because"]
+
+
+def _names_of(part: str) -> list[str]:
+    """The values that a part of the inner tree comes from; a value's own name stands for itself."""
+    inner = part.removesuffix(".*")
+    places = [inner, *(value + inner.removeprefix(of) for of, value in _pairs() if _is_below(inner, of))]
+    return [place + part.removeprefix(inner) for place in places if _is_known(place)]

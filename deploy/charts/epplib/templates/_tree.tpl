@@ -23,6 +23,7 @@ provider is the same in all of them. Defaults come from this chart's values.yaml
 - servers.type: inferencePool.modelServerType
 - servers.protocol: inferencePool.modelServerProtocol
 - servers.targetPorts: inferencePool.targetPorts
+- servers.targetPortNumber: inferencePool.targetPortNumber
 - servers.matchLabels: inferencePool.modelServers.matchLabels
 - servers: router.modelServers
 - proxy: inferenceExtension.sidecar
@@ -60,7 +61,6 @@ provider is the same in all of them. Defaults come from this chart's values.yaml
   {{- end -}}
 {{- end -}}
 {{- $_ := set $tree "family" (empty $given.router | ternary "gie" "llm-d") -}}
-{{- $_ := set $tree "given" $given -}}
 {{- $_ := set $tree "chart" (dict "name" .Chart.Name "version" (.Chart.AppVersion | default .Chart.Version)) -}}
 {{- $_ := set $tree "release" .Release.Name -}}
 {{- $_ := set $tree "namespace" .Release.Namespace -}}
@@ -142,7 +142,7 @@ httpTimeout: HTTP_TIMEOUT
 {{- /* What follows from the values: names, one shape for what may be written in several, one parser list. */ -}}
 {{- define "epplib.settle" -}}
 {{- $tree := .tree -}}
-{{- $epp := omit $tree.epp "sidecar" "sidecars" "tokenizer" "monitoring" "tracing" "latencyPredictor" "endpointsServer" "failureMode" -}}
+{{- $epp := omit $tree.epp "sidecar" "tokenizer" "monitoring" "tracing" "latencyPredictor" "endpointsServer" "failureMode" -}}
 {{- $_ := set $tree "epp" $epp -}}
 {{- $base := lower $tree.release | trunc 40 -}}
 {{- $_ := set $tree "base" $base -}}
