@@ -7,6 +7,7 @@ from typing import Final
 import msgspec
 
 from epp.api import ConfigError, Handle, Plugin, check_path, parse_spec
+from epp_plugins.faults import about
 
 BUILT_IN_ENGINES: Final = ("vllm", "sglang", "trtllm-serve", "triton-tensorrt-llm", "triton", "llama.cpp")
 
@@ -74,7 +75,8 @@ class CoreMetricsExtractor(Plugin):
 def _check(engine: EngineConfig, path: str) -> None:
     for field in msgspec.structs.fields(EngineConfig):
         if field.name.endswith("_spec"):
-            _check_spec(f"{path}.{field.encode_name}", getattr(engine, field.name))
+            with about(f"{path}.{field.encode_name}"):
+                parse_spec(getattr(engine, field.name))
     keys = [metric.attribute_key for metric in engine.custom_metrics]
     for i, metric in enumerate(engine.custom_metrics):
         if not metric.attribute_key:
@@ -83,15 +85,7 @@ def _check(engine: EngineConfig, path: str) -> None:
             raise ConfigError(f'{path}.customMetrics[{i}].attributeKey: "{metric.attribute_key}" is there already')
         if not metric.metric_spec.strip():
             raise ConfigError(f"{path}.customMetrics[{i}].metricSpec: must not be empty")
-        _check_spec(f"{path}.customMetrics[{i}].metricSpec", metric.metric_spec)
-    try:
+        with about(f"{path}.customMetrics[{i}].metricSpec"):
+            parse_spec(metric.metric_spec)
+    with about(f"{path}.path"):
         check_path(engine.path)
-    except ConfigError as error:
-        raise ConfigError(f"{path}.path: {error}") from error
-
-
-def _check_spec(path: str, spec: str) -> None:
-    try:
-        parse_spec(spec)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error

@@ -8,6 +8,7 @@ import msgspec
 
 from epp.api import ConfigError, DataSource, Fetch, Handle, check_path
 from epp_plugins.durations import seconds
+from epp_plugins.faults import about
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 
@@ -33,10 +34,8 @@ class HttpDataSource(DataSource):
         super().__init__(params, handle)
         if not params.path.startswith("/"):
             raise ConfigError(f"path: expected a path that begins with a slash, got {params.path!r}")
-        try:
+        with about("path"):
             check_path(params.path)
-        except ConfigError as error:
-            raise ConfigError(f"path: {error}") from error
         if bool(params.client_cert_path) != bool(params.client_key_path):
             raise ConfigError("clientCertPath and clientKeyPath belong together; set both or none")
         self.interval_s = seconds(params.interval, parameter="interval") if params.interval else 0.0

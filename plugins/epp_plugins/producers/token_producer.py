@@ -23,6 +23,7 @@ from epp.api import (
     data_key,
 )
 from epp_plugins.durations import seconds
+from epp_plugins.faults import about
 from epp_plugins.media_tokens import Estimate, count_anew
 from epp_plugins.tokens.bodies import CHAT, COMPLETIONS, chat_fields, kind_of, texts, told_apart
 from epp_plugins.tokens.known import Known, KnownTokens, key_of
@@ -197,10 +198,8 @@ class TokenProducer(RequestHeaderProcessor, DataProducer, PreRequest, StateDumpe
     # --- files -------------------------------------------------------------------------------------------------------
 
     def _make_local(self, backend: LocalBackend) -> LocalTokenizer:
-        try:
+        with about("local"):
             local = LocalTokenizer(backend.path)
-        except ConfigError as error:
-            raise ConfigError(f"local: {error}") from error
         if not local.has_template:
             self.handle.log.warning(
                 "plugin %s: %s has no chat template: chats go without tokens", self.name, backend.path
