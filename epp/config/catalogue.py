@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from epp.api import ConfigError, Handle, Plugin
-from epp.config.params import deprecation_of
+from epp.config.params import choices_of, deprecation_of
 from epp.config.registry import Registry
 from epp.config.roles import words_for
 
@@ -200,10 +200,8 @@ def values_of(shape: msgspec.inspect.Type) -> str:
         return values_of(shape.type)
     if isinstance(shape, msgspec.inspect.UnionType):
         return " or ".join(values_of(t) for t in shape.types if not isinstance(t, msgspec.inspect.NoneType))
-    if isinstance(shape, msgspec.inspect.LiteralType):
-        return " or ".join(_quoted(v) for v in shape.values)
-    if isinstance(shape, msgspec.inspect.EnumType):
-        return " or ".join(_quoted(member.value) for member in shape.cls)
+    if choices := choices_of(shape):
+        return " or ".join(map(_quoted, choices))
     if isinstance(shape, msgspec.inspect.DictType):
         return f"a mapping to {values_of(shape.value_type)}"
     item = getattr(shape, "item_type", None)

@@ -150,12 +150,15 @@ def _part_of(shape: Any, step: str) -> Any:
     return getattr(shape, "item_type", None) or getattr(shape, "value_type", None)
 
 
-def _choices_of(shape: Any) -> list[str]:
-    """What a Literal or an Enum allows."""
-    types = shape.types if isinstance(shape, msgspec.inspect.UnionType) else (shape,)
-    literals = [v for t in types if isinstance(t, msgspec.inspect.LiteralType) for v in t.values]
-    members = [m.value for t in types if isinstance(t, msgspec.inspect.EnumType) for m in t.cls]
-    return [str(value) for value in (*literals, *members)]
+def choices_of(shape: Any) -> list[Any]:
+    """The values that a Literal, an Enum or a union with some of them allows; of anything else none."""
+    if isinstance(shape, msgspec.inspect.LiteralType):
+        return list(shape.values)
+    if isinstance(shape, msgspec.inspect.EnumType):
+        return [member.value for member in shape.cls]
+    if isinstance(shape, msgspec.inspect.UnionType):
+        return [choice for part in shape.types for choice in choices_of(part)]
+    return []
 
 
 def _located(message: str, node: Node, place: Place, shape: Any) -> tuple[Place, str]:
@@ -177,7 +180,7 @@ def _located(message: str, node: Node, place: Place, shape: Any) -> tuple[Place,
 def _in_words(text: str, node: Node, shape: Any) -> str:
     words = _QUOTED.sub(_quoted_in_words, text)
     if isinstance(node, Scalar):
-        choices = _choices_of(shape) if text.startswith("Invalid enum value") else []
+        choices = list(map(str, choices_of(shape))) if text.startswith("Invalid enum value") else []
         if choices:
             words = "expected " + " or ".join(f'"{choice}"' for choice in choices)
         words = f"{words.partition(', got ')[0]}, got {kind_of(node)}{did_you_mean(str(node.value), choices)}"
