@@ -82,9 +82,8 @@ def make_traces(flag: bool | None, environ: Mapping[str, str]) -> Traces | None:
             raise
         _log.warning("traces are asked for, but OpenTelemetry is not installed: %s", HOW_TO_GET)
         return None
-    except (
-        Exception
-    ) as error:  # OpenTelemetry reads the environment, too, and raises what it likes: no reason not to serve
+    # OpenTelemetry reads the environment, too, and raises what it likes: no reason not to serve.
+    except Exception as error:
         _log.warning("traces are not recorded: %s", str(error) or type(error).__name__)
         return None
     log_event(_log, INFO, "tracing", exporter=where, sampler=provider.sampler.get_description())
