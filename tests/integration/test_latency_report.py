@@ -141,17 +141,21 @@ def test_a_model_trained_on_the_first_part_predicts_the_rest() -> None:
         assert trained_again(few) is None
 
 
+async def status_of(state: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> str:
+    """What `epp predictor status` prints of it."""
+    async with metrics_port({"state": state}, None) as url:
+        assert await asyncio.to_thread(predictor, ["status", "--url", url]) == 0
+    return capsys.readouterr().out
+
+
 async def test_status_says_how_it_does(capsys: pytest.CaptureFixture[str]) -> None:
     targets = {"ttft": {"version": 3, "samples": 900, "age_s": 12.0, "observations": 700}}
     predictions = {"ttft": {"count": 500, "coverage": 0.91, "median_error": 0.123}}
     last = {"ttft": "published: version 3", "tpot": "rejected: says no more than a constant"}
     training = {"is_running": True, "outcomes": {"published": 3, "rejected": 1}, "last": last}
-    state = {"trained": True, "problem": "", "servers": None, "targets": targets, "training": training}
-    state["predictions"] = predictions
-    async with metrics_port({"state": state}, None) as url:
-        assert await asyncio.to_thread(predictor, ["status", "--url", url]) == 0
+    state = {"trained": True, "problem": "", "servers": None, "targets": targets, "predictions": predictions}
 
-    assert capsys.readouterr().out == (
+    assert await status_of(state | {"training": training}, capsys) == (
         "trained\n"
         "ttft: model 3 of 900 samples, 12 s old; "
         "of the last 500 predictions 91.0% within the interval, median error 12.3%\n"
@@ -163,12 +167,9 @@ async def test_status_says_how_it_does(capsys: pytest.CaptureFixture[str]) -> No
 async def test_status_says_which_servers_predict_and_how_well(capsys: pytest.CaptureFixture[str]) -> None:
     servers = {"http://a:8001": True, "http://b:8001": False}
     predictions = {"tpot": {"count": 81, "coverage": 0.9, "median_error": 0.1}}
-    state = {"trained": False, "problem": "", "servers": servers, "targets": {}, "training": None}
-    state["predictions"] = predictions
-    async with metrics_port({"state": state}, None) as url:
-        assert await asyncio.to_thread(predictor, ["status", "--url", url]) == 0
+    state = {"trained": False, "problem": "", "servers": servers, "targets": {}, "predictions": predictions}
 
-    assert capsys.readouterr().out == (
+    assert await status_of(state | {"training": None}, capsys) == (
         "http://a:8001: predicts\n"
         "http://b:8001: does not predict\n"
         "tpot: of the last 81 predictions 90.0% within the interval, median error 10.0%\n"

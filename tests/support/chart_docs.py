@@ -45,23 +45,20 @@ class Value(NamedTuple):
 def values() -> list[Value]:
     """All of values.yaml, in its order, with the comment above each."""
     text = (_LIBRARY / "values.yaml").read_text()
-    schema = _schema()
     root = yaml.compose(text)
     assert isinstance(root, yaml.MappingNode)
-    return list(_values(root, "", schema, schema, text.splitlines()))
+    return list(_values(root, "", _schema(), text.splitlines()))
 
 
-def _values(
-    node: yaml.MappingNode, before: str, schema: dict[str, Any], whole: dict[str, Any], lines: list[str]
-) -> Iterator[Value]:
-    properties = _properties(schema, whole)
+def _values(node: yaml.MappingNode, before: str, schema: dict[str, Any], lines: list[str]) -> Iterator[Value]:
+    properties = _properties(schema)
     for key, value in node.value:
-        path, below = before + key.value, _properties(properties[key.value], whole)
+        path, below = before + key.value, _properties(properties[key.value])
         text = _above(lines, key.start_mark.line)
         if below and isinstance(value, yaml.MappingNode) and value.value:
             if text:
                 yield Value(path, "", text)
-            yield from _values(value, f"{path}.", properties[key.value], whole, lines)
+            yield from _values(value, f"{path}.", properties[key.value], lines)
         else:
             yield Value(path, json.dumps(yaml.safe_load(yaml.serialize(value))), text)
 
@@ -72,57 +69,61 @@ def _schema() -> dict[str, Any]:
     return whole
 
 
-def _properties(schema: dict[str, Any], whole: dict[str, Any]) -> dict[str, Any]:
+def _definition(reference: str) -> dict[str, Any]:
+    found: dict[str, Any] = _schema()["$defs"][reference.removeprefix("#/$defs/")]
+    return found
+
+
+def _properties(schema: dict[str, Any]) -> dict[str, Any]:
     """What the schema names below a value; nothing where any key may stand."""
     if name := schema.get("$ref"):
-        return _properties(whole["$defs"][name.removeprefix("#/$defs/")], whole)
-    inherited = [_properties(part, whole) for part in schema.get("allOf", ())]
+        return _properties(_definition(name))
+    inherited = [_properties(part) for part in schema.get("allOf", ())]
     return {key: value for part in (*inherited, schema.get("properties", {})) for key, value in part.items()}
 
 
 def known_places() -> Iterator[str]:
     """Every value below which only named values may stand; empty for the top."""
-    whole = _schema()
-    return _places("", whole, whole)
+    return _places("", _schema())
 
 
 def sample(path: str, default: object) -> object:
     """Something that the schema allows there, and not the default."""
-    return _sample(_at(path), default, _schema())
+    return _sample(_at(path), default)
 
 
 def children(path: str) -> list[str]:
     """What the schema names just below a value."""
-    return [f"{path}.{key}" for key in _properties(_at(path), _schema())]
+    return [f"{path}.{key}" for key in _properties(_at(path))]
 
 
 def _at(path: str) -> dict[str, Any]:
     """What the schema says of a value."""
     schema = _schema()
     for key in path.split("."):
-        schema = _properties(schema, _schema())[key]
+        schema = _properties(schema)[key]
     return schema
 
 
-def _sample(schema: dict[str, Any], default: object, whole: dict[str, Any]) -> object:
+def _sample(schema: dict[str, Any], default: object) -> object:
     if name := schema.get("$ref"):
-        return _sample(whole["$defs"][name.removeprefix("#/$defs/")], default, whole)
+        return _sample(_definition(name), default)
     if choices := schema.get("enum"):
         return next(choice for choice in choices if choice and choice != default)
     if "const" in schema:
         return schema["const"]
     if among := schema.get("oneOf"):
-        return _sample(among[0], default, whole)
-    below: dict[str, Any] = _properties(schema, whole)
+        return _sample(among[0], default)
+    below: dict[str, Any] = _properties(schema)
     kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
     match kinds[0]:
         case "object" if below:
             key = next(iter(below))
-            return {key: _sample(below[key], default.get(key) if isinstance(default, dict) else None, whole)}
+            return {key: _sample(below[key], default.get(key) if isinstance(default, dict) else None)}
         case "object":
             return {"other": "other"}
         case "array":
-            return [_sample({"type": "object", **schema["items"]}, None, whole)]
+            return [_sample({"type": "object", **schema["items"]}, None)]
         case "boolean":
             return not default
         case "integer":
@@ -131,12 +132,12 @@ def _sample(schema: dict[str, Any], default: object, whole: dict[str, Any]) -> o
             return "other"
 
 
-def _places(path: str, schema: dict[str, Any], whole: dict[str, Any]) -> Iterator[str]:
-    below = _properties(schema, whole)
+def _places(path: str, schema: dict[str, Any]) -> Iterator[str]:
+    below = _properties(schema)
     if below:
         yield path
     for key, value in below.items():
-        yield from _places(f"{path}.{key}" if path else key, value, whole)
+        yield from _places(f"{path}.{key}" if path else key, value)
 
 
 def _above(lines: list[str], line: int) -> str:
@@ -202,10 +203,9 @@ def _is_below(path: str, above: str) -> bool:
 
 
 def _is_known(path: str) -> bool:
-    whole = _schema()
-    schema = whole
+    schema = _schema()
     for key in path.split("."):
-        below = _properties(schema, whole)
+        below = _properties(schema)
         if below and key not in below:
             return False
         schema = below.get(key, {})
