@@ -16,7 +16,7 @@ from tests.support.charts import RELEASE, ROOT, Case, Object
 from tests.support.control_plane import ControlPlane, ControlPlaneError
 from tests.support.foreign_kinds import write_definitions
 from tests.support.pages import blocks, commands
-from tests.support.tools import HELM, ToolMissingError, find
+from tests.support.tools import HELM, find_or_skip
 
 CRDS: Final = sorted((ROOT / "deploy" / "crds").glob("infer*.yaml"))
 RESTRICTED: Final = {"pod-security.kubernetes.io/enforce": "restricted"}
@@ -39,10 +39,7 @@ EVERYTHING: Final[Object] = {
 @pytest.fixture(scope="module")
 def cluster(control_plane: ControlPlane) -> ControlPlane:
     """An API server that knows every kind that the charts have."""
-    try:
-        find(HELM)
-    except ToolMissingError as missing:
-        pytest.skip(str(missing))
+    find_or_skip(HELM)
     with tempfile.TemporaryDirectory() as folder:
         control_plane.install_crds(*CRDS, write_definitions(Path(folder)))
     return control_plane

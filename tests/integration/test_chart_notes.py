@@ -14,8 +14,8 @@ import yaml
 
 from tests.support.chart_cases import LABELS, NO_POOL, SIDECARS, gie
 from tests.support.chart_docs import children, in_llm_d, sample, values, without_effect
-from tests.support.charts import CHARTS, Case, ChartError, Object, Rendered, render, run_helm
-from tests.support.tools import ToolMissingError
+from tests.support.charts import CHARTS, Case, ChartError, Object, Rendered, render
+from tests.support.tools import HELM, find_or_skip
 
 Remarks = Callable[[Object], list[str]]
 
@@ -32,10 +32,7 @@ said: {{ include "epplib.remarks" (dict "tree" $tree "values" .Values) | fromYam
 @pytest.fixture(scope="module")
 def chart(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """inferencepool, with its remarks as an object."""
-    try:
-        run_helm("version")
-    except ToolMissingError as missing:
-        pytest.skip(str(missing))
+    find_or_skip(HELM)
     charts = tmp_path_factory.mktemp("charts")
     shutil.copytree(CHARTS, charts, symlinks=True, dirs_exist_ok=True)
     (charts / "inferencepool" / "templates" / "remarks.yaml").write_text(REMARKS)

@@ -35,13 +35,6 @@ _ABOUT_LLM_D = re.compile(r"llm_d_epp_\w+ metric names should not contain abbrev
 _METRIC = re.compile(r"\b(?:llm_d_epp|llm_epp|inference|process|leader_election)_\w+")
 
 
-def tool(wanted: tools.Tool) -> str:
-    try:
-        return str(tools.find(wanted))
-    except tools.ToolMissingError as missing:
-        pytest.skip(str(missing))
-
-
 def rule_groups() -> list[dict[str, Any]]:
     groups: list[dict[str, Any]] = yaml.safe_load((MONITORING / "prometheusrule.yaml").read_text())["spec"]["groups"]
     return groups
@@ -109,7 +102,9 @@ def test_promtool_finds_nothing_wrong_with_the_rules(tmp_path: Path) -> None:
     path = tmp_path / "rules.yaml"
     path.write_text(yaml.safe_dump({"groups": rule_groups()}))
 
-    done = subprocess.run([tool(tools.PROMTOOL), "check", "rules", str(path)], capture_output=True, text=True)
+    done = subprocess.run(
+        [tools.find_or_skip(tools.PROMTOOL), "check", "rules", str(path)], capture_output=True, text=True
+    )
 
     assert done.returncode == 0, done.stderr
     assert f"{len(rules())} rules found" in done.stdout
@@ -123,7 +118,10 @@ def test_each_alert_fires_for_its_cause_and_not_otherwise(tmp_path: Path) -> Non
     (tmp_path / "alerts.yaml").write_text(yaml.safe_dump(played))
 
     done = subprocess.run(
-        [tool(tools.PROMTOOL), "test", "rules", "alerts.yaml"], cwd=tmp_path, capture_output=True, text=True
+        [tools.find_or_skip(tools.PROMTOOL), "test", "rules", "alerts.yaml"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
     )
 
     assert done.returncode == 0, done.stdout + done.stderr
@@ -164,7 +162,7 @@ async def ask(stack: Stack) -> None:
 
 
 async def test_promtool_finds_nothing_wrong_with_the_metrics_page(tmp_path: Path) -> None:
-    promtool = tool(tools.PROMTOOL)
+    promtool = tools.find_or_skip(tools.PROMTOOL)
     async with picker_under_load(tmp_path) as stack:
         _, page = await stack.epp.page("/metrics")
 
@@ -179,7 +177,7 @@ async def test_promtool_finds_nothing_wrong_with_the_metrics_page(tmp_path: Path
 
 @pytest.mark.timeout(400)
 async def test_prometheus_answers_every_query_of_the_dashboard(tmp_path: Path) -> None:
-    prometheus = tool(tools.PROMETHEUS)
+    prometheus = str(tools.find_or_skip(tools.PROMETHEUS))
     unanswered = {query: _without_variables(query) for query in queries()}
     answers = list[str]()
     async with (

@@ -12,6 +12,8 @@ import tempfile
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import pytest
+
 CACHE: Final = Path.home() / ".cache" / "llm-epp" / "tools"
 ARCHIVES: Final = Path(__file__).resolve().parents[3] / "shared" / "tools"
 
@@ -68,6 +70,14 @@ def find(tool: Tool) -> Path:
     if found := shutil.which(tool.name):
         return Path(found)
     raise ToolMissingError(f"{tool.name} not found: {tool.how_to_get}")
+
+
+def find_or_skip(tool: Tool) -> Path:
+    """Where it is. Skips the test that asks, with how to get the program for a reason."""
+    try:
+        return find(tool)
+    except ToolMissingError as missing:
+        pytest.skip(str(missing))
 
 
 def _unpacked(archive: Path) -> Path:
